@@ -1,0 +1,3 @@
+"""cvmprobe: what a cluster of confidential VMs costs, measured on every node."""
+
+__version__ = "0.1.0"

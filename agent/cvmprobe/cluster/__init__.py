@@ -1,0 +1,1 @@
+"""Discovery, workers and API latency; the only importer of kubernetes."""

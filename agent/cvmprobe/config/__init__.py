@@ -1,0 +1,1 @@
+"""One frozen tree of settings: defaults < file < environment < flags."""

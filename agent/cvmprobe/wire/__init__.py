@@ -1,0 +1,1 @@
+"""Codec, uplink, services, TLS and identity; the only importer of the generated code and of grpc."""

@@ -78,7 +78,8 @@ class Lease:
     repeat: int
     parameters: Mapping[str, str]
     interval_ms: int
-    valid_for_ms: int  # from its receipt
+    duration_ms: int  # of the measurement itself, warm-up included
+    valid_for_ms: int  # from its receipt; longer than the duration by arming, preparation and drain
     max_bytes: int  # of payload, or of disk writes; 0 allows none
     raw_samples: bool = False
     peer: PeerAddress | None = None  # the initiator's way to the responder

@@ -8,7 +8,16 @@ from cvmprobe.model.endpoint import Endpoint, Path, Target
 from cvmprobe.model.environment import Environment
 from cvmprobe.model.window import Direction, Flag, Instance, Probe, Window
 
-__all__ = ["Attachment", "NodeStatus", "ProbeStatus", "Selection", "Summary", "TimeRange"]
+__all__ = [
+    "Attachment",
+    "Missed",
+    "NodeStatus",
+    "ProbeStatus",
+    "Selection",
+    "SnapshotFormat",
+    "Summary",
+    "TimeRange",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +47,21 @@ class TimeRange:
 
     start_unix_ms: int | None = None
     end_unix_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """A watcher was too slow: this many items between the one before and the one after did not reach it."""
+
+    count: int
+
+
+class SnapshotFormat(StrEnum):
+    """What an exported snapshot is written as."""
+
+    ZIP = "zip"
+    JSON = "json"
+    CSV = "csv"
 
 
 class Attachment(StrEnum):

@@ -37,6 +37,7 @@ class Step:
     parameters: Mapping[str, str]
     path: Path | None = None  # None with a volume: the probe has no peer
     volume: str | None = None
+    raw_samples: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,6 @@ class Suite:
     title: str
     interval_ms: int
     repeats: int
-    raw_samples: bool
     steps: tuple[Step, ...]
 
 

@@ -1,0 +1,102 @@
+"""Suites: the data files are sound, a scale shortens them, their cost bounds what they may use."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cvmprobe.errors import UsageError
+from cvmprobe.model.endpoint import Path
+from cvmprobe.model.window import Probe
+from cvmprobe.suites import cost, lease_bytes, load_suite, scaled, suite_names
+from cvmprobe.suites.load import parse_suite
+
+SCALES = st.floats(min_value=0.001, max_value=1)
+
+
+@pytest.mark.parametrize("name", suite_names())
+def test_every_suite_loads_and_keeps_warm_ups_on_interval_borders(name):
+    suite = load_suite(name)
+    assert suite.name == name
+    for step in suite.steps:
+        omit_ms = int(step.parameters.get("omit_ms", "0"))
+        assert omit_ms % suite.interval_ms == 0
+        assert step.duration_ms % suite.interval_ms == 0
+        assert step.duration_ms >= omit_ms + 2 * suite.interval_ms
+
+
+def test_an_unknown_suite_names_those_there_are():
+    with pytest.raises(UsageError, match=r"'quik'.*quick"):
+        load_suite("quik")
+
+
+def test_quick_measures_each_path_and_the_scratch_volume():
+    suite = load_suite("quick")
+    asked = {(step.name, step.path, step.volume) for step in suite.steps}
+    assert ("rr", Path.INTER_NODE, None) in asked
+    assert ("stream", Path.LOOPBACK, None) in asked
+    assert ("randwrite", None, "scratch") in asked
+    assert {step.raw_samples for step in suite.steps if step.probe is Probe.TCP_RR} == {True}
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("title = ", "suite broken"),
+        ('title = "t"\ninterval_ms = 1\nrepeats = 1', "step"),
+        ('title = "t"\ninterval_ms = 1\nrepeats = 1\nspeed = 3\nstep = []', "speed"),
+        ('title = "t"\ninterval_ms = 1\nrepeats = 1\n[[step]]\nname = "x"\nprobe = "disk"\nduration_ms = 1', "volumes"),
+        ('title = "t"\ninterval_ms = 1\nrepeats = 1\n[[step]]\nname = "x"\nprobe = "dsk"\nduration_ms = 1', "dsk"),
+    ],
+)
+def test_a_wrong_document_says_what_is_wrong(text, complaint):
+    with pytest.raises(UsageError, match=complaint):
+        parse_suite("broken", text)
+
+
+@given(SCALES)
+def test_a_scaled_suite_is_no_longer_and_still_sound(scale):
+    whole = load_suite("quick")
+    short = scaled(whole, scale)
+    assert [step.name for step in short.steps] == [step.name for step in whole.steps]
+    for before, after in zip(whole.steps, short.steps, strict=True):
+        omit_ms = int(after.parameters.get("omit_ms", "0"))
+        assert after.duration_ms <= before.duration_ms
+        assert after.duration_ms % short.interval_ms == omit_ms % short.interval_ms == 0
+        assert after.duration_ms >= omit_ms + 2 * short.interval_ms
+        assert int(after.parameters.get("file_bytes", "0")) <= int(before.parameters.get("file_bytes", "0"))
+
+
+def test_scale_one_changes_nothing_and_a_tenth_shortens():
+    whole = load_suite("quick")
+    assert scaled(whole, 1) is whole
+    tenth = scaled(whole, 0.1)
+    assert sum(step.duration_ms for step in tenth.steps) < 0.35 * sum(step.duration_ms for step in whole.steps)
+    assert {step.parameters.get("file_bytes") for step in tenth.steps} == {None, str(26 << 20)}
+
+
+@pytest.mark.parametrize("scale", [0, -1, 1.5, float("nan")])
+def test_a_scale_outside_its_range_is_refused(scale):
+    with pytest.raises(UsageError, match="scale must be above 0"):
+        scaled(load_suite("quick"), scale)
+
+
+def test_cost_counts_only_the_pairs_and_volumes_there_are():
+    suite = load_suite("quick")
+    nothing = cost(suite, {}, 0)
+    assert (nothing.seconds, nothing.network_bytes, nothing.disk_write_bytes) == (0, 0, 0)
+    two = cost(suite, {Path.LOOPBACK: 2}, 1)
+    four = cost(suite, {Path.LOOPBACK: 4}, 2)
+    assert four.network_bytes == 2 * two.network_bytes > 0
+    assert four.disk_write_bytes == 2 * two.disk_write_bytes > 0
+    assert two.seconds < 60
+
+
+@given(SCALES, st.integers(1, 5))
+def test_cost_is_the_sum_of_what_its_leases_may_use(scale, repeats):
+    suite = replace(scaled(load_suite("quick"), scale), repeats=repeats)
+    total = cost(suite, {Path.INTER_NODE: 3}, 2)
+    network = sum(lease_bytes(step) for step in suite.steps if step.path is Path.INTER_NODE)
+    disk = sum(lease_bytes(step) for step in suite.steps if step.path is None)
+    assert (total.network_bytes, total.disk_write_bytes) == (3 * repeats * network, 2 * repeats * disk)

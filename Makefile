@@ -1,0 +1,88 @@
+# cvmprobe: what one types. `make` alone prints this help.
+# Each way of building has its own folder and environment, so that none can pick up another's objects.
+
+PYTHON ?= python3
+MAKEFLAGS += --no-print-directory
+SHELL := /bin/sh
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+RUN_ENV := .venv
+TEST_ENV := build/test/env
+ASAN_ENV := build/asan/env
+BUILD_INPUTS := setup.py pyproject.toml constraints.txt $(wildcard native/*)
+SOURCES := $(BUILD_INPUTS) $(shell find agent/cvmprobe -name '*.py' -o -name '*.pyi' -o -name '*.toml')
+PIP = -m pip install --quiet --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help preflight run test check build asan bench proto clean
+
+help: ## print this help
+	@echo "cvmprobe: measure what a cluster of confidential VMs costs"
+	@echo
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+
+preflight: ## say what this machine lacks for a build
+	@missing=""; \
+	command -v $(PYTHON) >/dev/null || missing="$$missing\n  python3 >= 3.11        (Debian: apt-get install python3)"; \
+	if command -v $(PYTHON) >/dev/null; then \
+	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || missing="$$missing\n  python3 >= 3.11, found $$($(PYTHON) -V)        (or: make PYTHON=/path/to/python3.11)"; \
+	  $(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || missing="$$missing\n  Python's venv module   (Debian: apt-get install python3-venv)"; \
+	  $(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' \
+	    || missing="$$missing\n  Python's C headers     (Debian: apt-get install python3-dev)"; \
+	fi; \
+	command -v $${CC:-cc} >/dev/null || missing="$$missing\n  a C compiler           (Debian: apt-get install gcc libc6-dev)"; \
+	if [ -n "$$missing" ]; then printf "cvmprobe cannot be built here; missing:$$missing\n" >&2; exit 1; fi
+
+$(RUN_ENV)/ready: $(BUILD_INPUTS) | preflight
+	@echo "building into $(RUN_ENV) (once; about a minute)"
+	@test -x $(RUN_ENV)/bin/python || $(PYTHON) -m venv $(RUN_ENV)
+	@$(RUN_ENV)/bin/python $(PIP) setuptools cython
+	@$(RUN_ENV)/bin/python $(PIP) --no-build-isolation --editable '.[agent,collector,cli,report]'
+	@touch $@
+
+build: $(RUN_ENV)/ready ## build the native engines into .venv
+
+run: $(RUN_ENV)/ready ## measure this machine: collector and two agents, then a table and a snapshot
+	@$(RUN_ENV)/bin/cvmprobe run quick --local
+
+$(TEST_ENV)/ready: pyproject.toml constraints.txt | preflight
+	@echo "making the test environment"
+	@test -x $(TEST_ENV)/bin/python || $(PYTHON) -m venv $(TEST_ENV)
+	@$(TEST_ENV)/bin/python $(PIP) setuptools cython
+	@$(TEST_ENV)/bin/python -c 'import tomllib; print("\n".join(r for e in tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"].values() for r in e))' > $(TEST_ENV)/requirements.txt
+	@$(TEST_ENV)/bin/python $(PIP) --requirement $(TEST_ENV)/requirements.txt
+	@touch $@
+
+$(TEST_ENV)/installed: $(TEST_ENV)/ready $(SOURCES)
+	@echo "building and installing the wheel under test"
+	@rm -rf build/test/wheel && $(TEST_ENV)/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/test/wheel .
+	@$(TEST_ENV)/bin/python $(PIP) --force-reinstall --no-deps build/test/wheel/*.whl
+	@$(TEST_ENV)/bin/python $(PIP) "$$(ls build/test/wheel/*.whl)[agent,collector,cli,report]"
+	@touch $@
+
+test: $(TEST_ENV)/installed ## all tests that need neither root nor other tools
+	@$(TEST_ENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+check: $(TEST_ENV)/ready ## style, types, layers, generated code
+	$(TEST_ENV)/bin/ruff check
+	$(TEST_ENV)/bin/ruff format --check
+	$(TEST_ENV)/bin/mypy
+	PYTHONPATH=agent $(TEST_ENV)/bin/lint-imports
+	$(TEST_ENV)/bin/cython-lint native
+
+$(ASAN_ENV)/installed: $(SOURCES) | preflight
+	@echo "building the wheel with AddressSanitizer and UBSan"
+	@test -x $(ASAN_ENV)/bin/python || $(PYTHON) -m venv $(ASAN_ENV)
+	@$(ASAN_ENV)/bin/python $(PIP) setuptools cython pytest pytest-asyncio hypothesis
+	@rm -rf build/asan/wheel && CVMPROBE_BUILD=asan $(ASAN_ENV)/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/asan/wheel .
+	@$(ASAN_ENV)/bin/python $(PIP) --force-reinstall --no-deps build/asan/wheel/*.whl
+	@$(ASAN_ENV)/bin/python $(PIP) "$$(ls build/asan/wheel/*.whl)[agent]"
+	@touch $@
+
+asan: $(ASAN_ENV)/installed ## native tests under AddressSanitizer and UBSan
+	@LD_PRELOAD="$$($${CC:-cc} -print-file-name=libasan.so) $$($${CC:-cc} -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc \
+	$(ASAN_ENV)/bin/python -m pytest tests/native $(PYTEST_ARGS)
+
+clean: ## remove what was built
+	rm -rf build $(RUN_ENV) agent/cvmprobe/native/*.so agent/*.egg-info

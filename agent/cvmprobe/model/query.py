@@ -121,3 +121,4 @@ class Summary:
     quantiles: Mapping[float, float] = field(default_factory=dict)
     flags: Mapping[Flag, int] = field(default_factory=dict)  # flag -> number of windows that carry it
     facts: Mapping[str, str] = field(default_factory=dict)
+    left_out: int = 0  # steady windows in no figure, because the harness spoiled them

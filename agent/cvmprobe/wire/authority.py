@@ -43,14 +43,14 @@ class CertificateAuthority:
             return cls(certificate, key)
         try:
             certificate = x509.load_pem_x509_certificate(certificate_path.read_bytes())
-            key = serialization.load_pem_private_key(key_path.read_bytes(), password=None)
+            stored = serialization.load_pem_private_key(key_path.read_bytes(), password=None)
         except (OSError, ValueError, TypeError) as error:
             raise ConfigError(
                 f"certificate authority in {directory} cannot be read: {error}; restore or remove both files"
             ) from error
-        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+        if not isinstance(stored, ec.EllipticCurvePrivateKey) or stored.public_key() != certificate.public_key():
             raise ConfigError(f"{certificate_path} and {key_path} are no pair; restore or remove both files")
-        return cls(certificate, key)
+        return cls(certificate, stored)
 
     @property
     def certificate_pem(self) -> bytes:

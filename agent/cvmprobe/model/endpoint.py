@@ -36,6 +36,11 @@ class Endpoint:
     def __str__(self) -> str:
         return f"{self.node}/{self.role}"
 
+    @property
+    def server_name(self) -> str:
+        """Name that the certificate of its own ProbeService bears, signed by its collector's CA."""
+        return f"{self.role}.{self.node}.agent.cvmprobe"
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class EndpointTarget:

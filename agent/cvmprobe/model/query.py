@@ -32,7 +32,10 @@ class Selection:
 
     def matches(self, window: Window) -> bool:
         """Whether a live window is meant (``run_id`` is not known to a window and is left to the store)."""
-        instance = window.instance
+        return self.selects(window.instance)
+
+    def selects(self, instance: Instance) -> bool:
+        """Whether windows and samples of that instance are meant, as in ``matches``."""
         return (
             (not self.nodes or instance.source.node in self.nodes)
             and (not self.probes or instance.probe in self.probes)

@@ -5,7 +5,7 @@ from typing import final
 from cvmprobe.native.histogram import Histogram
 
 def parse_placement(text: str) -> tuple[int, ...]:
-    """Return the CPUs that ``inherit`` (none), ``same``, ``split`` or a list like ``0,2-3`` means. Raises UsageError."""
+    """Return the CPUs that ``inherit`` (none), ``same``, ``split`` or ``0,2-3`` means. Raises UsageError."""
 
 @final
 class Snapshot:

@@ -1,6 +1,6 @@
 """Owner of one histogram: records, copies, subtracts and reads it. Values are ns, schema 8."""
 
-from typing_extensions import Buffer
+from array import array
 from typing import final
 
 SCHEMA: int
@@ -30,7 +30,7 @@ class Histogram:
     def record(self, value: int) -> None:
         """Count one value, 0 to 2^64-1. Raises OverflowError outside."""
 
-    def record_many(self, values: Buffer) -> None:
+    def record_many(self, values: array[int] | memoryview) -> None:
         """Count every value of a contiguous buffer of u64 (``array("Q")``). Raises ValueError for others."""
 
     def add(self, other: Histogram) -> None:

@@ -1,4 +1,4 @@
-"""Engine that only keeps time: how late does a paced thread start here?"""
+"""Engine that only keeps time: it tells how late a paced thread starts."""
 
 from typing import final
 

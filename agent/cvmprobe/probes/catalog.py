@@ -1,0 +1,24 @@
+"""Every probe that this build can run, and the one way to run it."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from cvmprobe.errors import UsageError
+from cvmprobe.model.window import Probe
+from cvmprobe.probes.entry import Entry
+from cvmprobe.probes.execution import Execution, Setup
+
+__all__ = ["CATALOG", "prepare"]
+
+_ENTRIES: tuple[Entry, ...] = ()
+
+CATALOG: Mapping[Probe, Entry] = MappingProxyType({entry.probe: entry for entry in _ENTRIES})
+
+
+def prepare(setup: Setup) -> Execution:
+    """Check what is asked and return its execution, not yet begun. Raises UsageError that names what is wrong."""
+    probe = setup.instance.probe
+    entry = CATALOG.get(probe)
+    if entry is None:
+        raise UsageError(f"no engine measures {probe} yet; there are {', '.join(sorted(CATALOG)) or 'none'}")
+    return entry.prepare(setup)

@@ -1,0 +1,61 @@
+"""What the catalog knows of a probe, and how its parameters are read."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+
+from cvmprobe.errors import UsageError
+from cvmprobe.model.run import Cost
+from cvmprobe.model.window import Probe
+from cvmprobe.probes.execution import Execution, Setup
+
+__all__ = ["Entry", "Metric", "read_parameters"]
+
+P = TypeVar("P", bound=msgspec.Struct)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One counter or histogram of a probe's windows. ``headline``: it stands in the result table."""
+
+    name: str
+    unit: str
+    meaning: str
+    headline: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One probe: what it measures, what can be asked of it, how it is run, and what it may cost.
+
+    ``parameters`` is a frozen msgspec struct with a default for each field. ``cost`` maps the
+    parameters as text and the duration in ms to what an execution uses at the most.
+    """
+
+    probe: Probe
+    title: str
+    metrics: tuple[Metric, ...]
+    parameters: type[msgspec.Struct]
+    prepare: Callable[[Setup], Execution]
+    cost: Callable[[Mapping[str, str], int], Cost]
+
+
+def read_parameters(kind: type[P], probe: Probe, parameters: Mapping[str, str]) -> P:
+    """Return the parameters of a probe as its struct, defaults filled in.
+
+    Raises UsageError, which names the parameter that is unknown or has a bad value.
+    """
+    fields = kind.__struct_fields__
+    values: dict[str, object] = {}
+    for name, text in parameters.items():
+        if name not in fields:
+            raise UsageError(f"{probe} has no parameter {name!r}; it has {', '.join(fields)}")
+        values[name] = text
+    try:
+        return msgspec.convert(values, kind, strict=False)
+    except msgspec.ValidationError as error:
+        what, _, where = str(error).partition(" - at `$.")
+        name = where.rstrip("`")
+        raise UsageError(f"{probe}: parameter {name} = {parameters.get(name)!r}: {what}") from None

@@ -1,0 +1,193 @@
+"""One execution of a probe: an engine's snapshots, cut into windows. The same machine for every probe.
+
+    face.open → start → (snapshot at start + k * interval → minus the one before → window)* → stop → face.complete
+
+The moments are kept by C (Engine.snapshot), so a busy interpreter may make a window longer, and loses nothing:
+counters never go back, and the sum of all windows equals the total.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from cvmprobe.errors import EngineError, ProbeError
+from cvmprobe.model.endpoint import PeerAddress
+from cvmprobe.model.window import Flag, Instance, SampleBlock, Window
+from cvmprobe.probes.clock import clock_pair
+from cvmprobe.probes.cutter import Cutter
+from cvmprobe.probes.interference import Throttle, flags_of
+from cvmprobe.probes.samples import SampleShelf
+
+if TYPE_CHECKING:  # the catalog is readable where no engine is built
+    from cvmprobe.native.engine import Engine
+
+__all__ = ["Completed", "Execution", "Face", "Result", "Setup"]
+
+_MS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """Everything one execution needs: given values, never settings."""
+
+    instance: Instance
+    interval_ms: int
+    duration_ms: int | None  # warm-up included; None: until stop()
+    max_bytes: int  # of payload, or of disk writes; 0 allows none
+    raw_samples: bool = False
+    peer: PeerAddress | None = None
+    key: bytes = field(default=b"", repr=False)
+    volume: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """Windows and totals with what only the end of an execution could tell, such as the receiver's counters."""
+
+    windows: tuple[Window, ...]
+    totals: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What an execution leaves. ``windows`` is empty for one without a duration: each was given when it ended."""
+
+    windows: tuple[Window, ...]
+    totals: Mapping[str, int]
+    samples: tuple[SampleBlock, ...]
+    error: ProbeError | None
+
+
+class Face(Protocol):
+    """What one probe knows and the shared machine does not. Called from the thread of observe() alone."""
+
+    @property
+    def omit_ms(self) -> int:
+        """Warm-up at the beginning."""
+
+    @property
+    def operations(self) -> Sequence[str]:
+        """Counters that add up to the number of paced operations; empty where nothing is paced."""
+
+    def open(self, stopping: Callable[[], bool]) -> "Engine":
+        """Prepare and return an armed engine; give up with a ProbeError soon after ``stopping()`` is true.
+
+        A fact named ``fallback`` says why a lesser engine was used; it flags every window as degraded.
+        """
+
+    def complete(self, windows: tuple[Window, ...], totals: Mapping[str, int]) -> Completed:
+        """Finish what the engine's own counters cannot say; the engine is stopped and not yet closed."""
+
+    def close(self) -> None:
+        """Remove what open() made beside the engine, also after it failed."""
+
+
+class Execution:
+    """Runs one engine once. ``stop`` may be called from any thread, everything else from one."""
+
+    def __init__(self, setup: Setup, face: Face) -> None:
+        self._setup = setup
+        self._face = face
+        self._samples = SampleShelf(setup.instance)
+        self._throttle = Throttle()
+        self._stopping = threading.Event()
+        self._starting = threading.Lock()
+        self._engine: Engine | None = None
+        self._windows: list[Window] = []
+        self._totals: Mapping[str, int] = {}
+        self._error: ProbeError | None = None
+
+    def observe(self) -> Iterator[Window]:
+        """Run, and yield each window as its interval ends. Blocks; a ProbeError is kept for result()."""
+        try:
+            yield from self._run()
+        except ProbeError as error:
+            self._error = self._error or error
+        finally:
+            self._face.close()
+
+    def stop(self) -> None:
+        """Make observe() end soon; what it measured so far stays."""
+        with self._starting:
+            self._stopping.set()
+        if self._engine is not None:
+            self._engine.stop()
+
+    def take_samples(self) -> tuple[SampleBlock, ...]:
+        """Hand over the raw samples so far, for an execution without an end. From the thread of observe()."""
+        return self._samples.take()
+
+    def result(self) -> Result:
+        """Return what is there once observe() has ended."""
+        return Result(tuple(self._windows), self._totals, self._samples.take(), self._error)
+
+    def _run(self) -> Iterator[Window]:
+        engine = self._engine = self._face.open(self._stopping.is_set)
+        with closing(engine):
+            if not self._start(engine):
+                return
+            try:
+                yield from self._watch(engine)
+            finally:
+                engine.stop()
+                self._finish(engine)
+
+    def _start(self, engine: "Engine") -> bool:
+        with self._starting:  # stop() comes before or after this, never in between
+            if self._stopping.is_set():
+                return False
+            engine.start()
+            return True
+
+    def _watch(self, engine: "Engine") -> Iterator[Window]:
+        setup = self._setup
+        interval_ns = setup.interval_ms * _MS
+        duration_ns = None if setup.duration_ms is None else setup.duration_ms * _MS
+        omit_ns = self._face.omit_ms * _MS
+        cutter = Cutter(setup.instance, started_ns=engine.started_ns, omit_ns=omit_ns, duration_ns=duration_ns)
+        finished = False
+        while not finished:
+            intervals = (cutter.last_ns - engine.started_ns) // interval_ns + 1
+            snapshot = engine.snapshot(engine.started_ns + intervals * interval_ns)
+            finished = snapshot.finished
+            window = cutter.cut(snapshot, engine.facts)
+            window = replace(window, flags=window.flags | self._judge(engine, window, finished=finished))
+            if duration_ns is not None:
+                self._windows.append(window)
+            yield window
+
+    def _judge(self, engine: "Engine", window: Window, *, finished: bool) -> set[Flag]:
+        """Return the flags of a window that just ended; an engine with a failed worker is stopped."""
+        threads = len(engine.thread_ids)
+        flags = flags_of(
+            window.counters, duration_ns=window.duration_ns, threads=threads, operations=self._face.operations
+        )
+        if self._throttle.rose():
+            flags.add(Flag.THROTTLED)
+        if self._setup.raw_samples and self._drain(engine):
+            flags.add(Flag.OVERRUN)
+        if engine.error is not None:
+            flags.add(Flag.ERROR)
+            engine.stop()
+        stopped = self._stopping.is_set() or engine.error is not None
+        if finished and stopped and self._setup.duration_ms is not None:
+            flags.add(Flag.CUT)
+        return flags
+
+    def _drain(self, engine: "Engine") -> int:
+        """Take the raw rows of a window; return how many had been overwritten."""
+        rows, overwritten = engine.drain_samples()
+        self._samples.add(clock_pair(), rows, overwritten)
+        return overwritten
+
+    def _finish(self, engine: "Engine") -> None:
+        if engine.error is not None:
+            call, errno = engine.error
+            self._error = EngineError(call, errno, f"measure {self._setup.instance.probe}")
+        self._totals = engine.snapshot().counters
+        completed = self._face.complete(tuple(self._windows), self._totals)
+        self._windows = list(completed.windows)
+        self._totals = completed.totals

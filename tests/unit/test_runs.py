@@ -65,7 +65,7 @@ def play(run, commands):
         pending += run.report(
             command.endpoint, answer(lease, LeaseState.DONE, last_seq=seq, totals={"transactions": seq})
         )
-        pending += run.stored(command.endpoint, seq)
+        pending += run.stored(command.endpoint, f"start-{command.endpoint.node}", seq)
 
 
 def test_the_initiator_starts_only_after_the_responder_is_armed():
@@ -98,17 +98,19 @@ def test_a_lease_is_done_only_once_its_last_batch_is_stored():
     _, lease = only(run.start())
     assert lease.peer is None
     assert run.report(A, answer(lease, LeaseState.DONE, last_seq=7)) == []
-    assert run.stored(A, 6) == []
-    assert run.stored(B, 9) == []
+    assert run.stored(A, f"start-{A.node}", 6) == []
+    assert run.stored(B, f"start-{B.node}", 9) == []
     assert run.run.state is RunState.RUNNING
-    run.stored(A, 7)
+    assert run.stored(A, "an earlier start", 7) == []
+    assert run.run.state is RunState.RUNNING
+    run.stored(A, f"start-{A.node}", 7)
     assert run.run.state is RunState.DONE
 
 
 def test_windows_stored_before_the_report_count_too():
     run = progress(Clock(), steps=("randread",), peers=(A,))
     _, lease = only(run.start())
-    run.stored(A, 7)
+    run.stored(A, f"start-{A.node}", 7)
     run.report(A, answer(lease, LeaseState.DONE, last_seq=7))
     assert run.run.state is RunState.DONE
 
@@ -118,7 +120,7 @@ def test_the_responder_is_released_when_the_initiator_is_done():
     responder, lease = only(run.start())
     initiator, started = only(run.report(responder, answer(lease, LeaseState.ARMED)))
     run.report(initiator, answer(started, LeaseState.DONE, last_seq=1))
-    released, following = run.stored(initiator, 1)
+    released, following = run.stored(initiator, f"start-{initiator.node}", 1)
     assert released.endpoint == responder
     assert released.message == Revoke(lease.lease_id, "measured")
     assert isinstance(following.message, Lease)
@@ -250,7 +252,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(who=st.integers(0, 3), seq=st.integers(0, 3))
     def stored(self, who, seq):
-        self.take(self.run.stored(self.peers[who], seq))
+        self.take(self.run.stored(self.peers[who], f"start-{self.peers[who].node}", seq))
 
     @rule(who=st.integers(0, 3), same=st.booleans())
     def comes_back(self, who, same):

@@ -43,9 +43,9 @@ class StaticDiscovery:
         self._hosts = dict(hosts)
 
     def peer(self, hello: Hello) -> Peer | None:
-        """Return the peer, or None where the settings name no host for its node."""
+        """Return the peer; None where the settings name no host for its node, or it has no responder."""
         host = self._hosts.get(hello.endpoint.node)
-        if host is None:
+        if host is None or hello.responder_port == 0:
             return None
         return Peer(hello.endpoint, hello.boot_id, hello.start_id, PeerAddress(host, hello.responder_port))
 

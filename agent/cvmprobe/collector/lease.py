@@ -105,11 +105,11 @@ class LeaseProgress:
             return self._responder_report(endpoint, report)
         return self._initiator_report(endpoint, report)
 
-    def stored(self, endpoint: Endpoint, seq: int) -> list[Command]:
-        """All windows of ``endpoint`` up to batch ``seq`` are in the store."""
-        if self.ended or self._wanted_seq is None or endpoint != self.match.initiator.endpoint:
+    def stored(self, seq: int) -> list[Command]:
+        """All windows of the initiator up to batch ``seq`` are in the store."""
+        if self.ended or self._wanted_seq is None or seq < self._wanted_seq:
             return []
-        return self._end(LeaseState.DONE, "") if seq >= self._wanted_seq else []
+        return self._end(LeaseState.DONE, "")
 
     def tick(self) -> list[Command]:
         """Look at the clock; a deadline that has passed fails the lease."""

@@ -46,7 +46,7 @@ class RunProgress:
         self._detail = ""
         self._leases: dict[str, LeaseProgress] = {}
         self._active: list[LeaseProgress] = []
-        self._stored: dict[Endpoint, int] = {}
+        self._stored: dict[tuple[Endpoint, str], int] = {}
         self._absent_since_ms: dict[Endpoint, int] = {}
 
     @property
@@ -79,17 +79,16 @@ class RunProgress:
         lease = self._leases.get(report.lease_id)
         if lease is None:
             return []
-        commands = lease.report(endpoint, report)
-        return self._advance(commands + lease.stored(endpoint, self._stored.get(endpoint, -1)))
+        return self._advance(lease.report(endpoint, report) + self._settle(lease))
 
     def holds(self, lease_id: str) -> bool:
         """Whether this run granted that lease and it has not ended."""
         return lease_id in self._leases and not self._leases[lease_id].ended
 
-    def stored(self, endpoint: Endpoint, seq: int) -> list[Command]:
-        """All batches of ``endpoint`` up to ``seq`` are in the store."""
-        self._stored[endpoint] = seq
-        return self._advance([command for lease in self._active for command in lease.stored(endpoint, seq)])
+    def stored(self, endpoint: Endpoint, start_id: str, seq: int) -> list[Command]:
+        """All batches of that start of ``endpoint`` up to ``seq`` are in the store."""
+        self._stored[endpoint, start_id] = seq
+        return self._advance([command for lease in self._active for command in self._settle(lease)])
 
     def absent(self, endpoint: Endpoint) -> list[Command]:
         """Note that an endpoint is no longer attached; if it stays away, its leases have failed."""
@@ -127,6 +126,10 @@ class RunProgress:
         commands = [command for lease in self._active for command in lease.revoke(detail)]
         self._finish(state, detail)
         return commands
+
+    def _settle(self, lease: LeaseProgress) -> list[Command]:
+        initiator = lease.match.initiator
+        return lease.stored(self._stored.get((initiator.endpoint, initiator.start_id), -1))
 
     def _advance(self, commands: list[Command]) -> list[Command]:
         """Go on to the next round, or to the end, when the present one is over."""

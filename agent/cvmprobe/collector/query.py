@@ -1,0 +1,152 @@
+"""Answers to people: what there is, what happens, what was measured; runs, and snapshots to take away."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+from cvmprobe.analysis.summary import summarize
+from cvmprobe.collector.conductor import Conductor
+from cvmprobe.collector.live import Live, Wanted
+from cvmprobe.collector.roster import Roster
+from cvmprobe.model.delivery import Hello, StreamKey
+from cvmprobe.model.endpoint import Endpoint, Role
+from cvmprobe.model.query import (
+    Attachment,
+    Missed,
+    NodeStatus,
+    ProbeStatus,
+    Selection,
+    Summary,
+    TimeRange,
+)
+from cvmprobe.model.run import Run
+from cvmprobe.model.window import SampleBlock, Window
+from cvmprobe.store import Account, Store
+
+__all__ = ["Query"]
+
+_T = TypeVar("_T")
+_CHUNK_WINDOWS = 256
+_CHUNK_BYTES = 256 << 10
+
+
+class Query:
+    """Implements ``wire.handler.ProbeHandler``. ``expected`` are the nodes that should be there."""
+
+    def __init__(
+        self, *, store: Store, roster: Roster, live: Live, conductor: Conductor, expected: Sequence[str], scratch: Path
+    ) -> None:
+        self._store = store
+        self._roster = roster
+        self._live = live
+        self._conductor = conductor
+        self._expected = [Endpoint(node, Role.POD) for node in expected]
+        self._scratch = scratch
+
+    async def list_nodes(self) -> Sequence[NodeStatus]:
+        """List the newest start of every endpoint, and those that are expected and never came."""
+        newest = await asyncio.to_thread(_newest, self._store)
+        statuses = {endpoint: self._status(*known) for endpoint, known in newest.items()}
+        for endpoint in self._expected:
+            statuses.setdefault(endpoint, _never_seen(endpoint))
+        return [statuses[endpoint] for endpoint in sorted(statuses)]
+
+    async def list_probes(self, selection: Selection) -> Sequence[ProbeStatus]:
+        """List the selected probe instances that run, or last ran."""
+        return self._live.probes(self._wanted(selection))
+
+    def watch_windows(self, selection: Selection) -> AsyncIterator[Window | Missed]:
+        """Yield selected windows from now on: previews of what runs, then the windows themselves."""
+        return self._live.watch_windows(self._wanted(selection))
+
+    def watch_samples(self, selection: Selection) -> AsyncIterator[SampleBlock | Missed]:
+        """Yield raw operations of the selected instances from now on."""
+        return self._live.watch_samples(self._wanted(selection))
+
+    def query_windows(self, selection: Selection, span: TimeRange) -> AsyncIterator[Window]:
+        """Yield stored windows by time."""
+        return _in_thread(self._store.windows(selection, span), _CHUNK_WINDOWS)
+
+    async def summarize(self, selection: Selection, span: TimeRange) -> Sequence[Summary]:
+        """Summarize the selected stored windows."""
+        return await asyncio.to_thread(lambda: summarize(self._store.windows(selection, span)))
+
+    async def start_run(self, suite: str, scale: float) -> Run:
+        """Start a run."""
+        return self._conductor.start_run(suite, scale)
+
+    async def get_run(self, run_id: str) -> Run:
+        """Give the run as it stands."""
+        return self._conductor.get_run(run_id)
+
+    def watch_run(self, run_id: str) -> AsyncIterator[Run]:
+        """Yield the run as it stands, and at each change, until it has ended."""
+        return self._conductor.watch_run(run_id)
+
+    async def cancel_run(self, run_id: str) -> Run:
+        """Revoke the run's leases."""
+        return self._conductor.cancel_run(run_id)
+
+    async def list_runs(self) -> Sequence[Run]:
+        """List all runs, newest first."""
+        return self._conductor.list_runs()
+
+    def _wanted(self, selection: Selection) -> Wanted:
+        """Windows do not know their run; the run knows its leases."""
+        run_id = selection.run_id
+        if run_id is None:
+            return selection.selects
+        self._conductor.get_run(run_id)
+        return lambda instance: selection.selects(instance) and self._conductor.granted(run_id, instance.assignment_id)
+
+    def _status(self, stream: StreamKey, hello: Hello, account: Account) -> NodeStatus:
+        attached = self._roster.of_stream(stream)
+        numbered, pending = account.numbered, account.pending
+        if attached is None:
+            attachment = Attachment.LOST if account.numbered is None else Attachment.ENDED
+        else:
+            attachment = Attachment.ATTACHED
+            if account.lost is not None:  # as far as it has spoken
+                pending = max(0, attached.heard_seq - account.stored - account.lost)
+                numbered = account.stored + account.lost + pending
+        return NodeStatus(
+            endpoint=stream.endpoint,
+            attachment=attachment,
+            version=hello.version,
+            start_id=stream.start_id,
+            numbered=numbered,
+            stored=account.stored,
+            pending=pending,
+            lost=account.lost,
+            probe_service_port=hello.probe_service_port if attached else 0,
+            environment=hello.environment,
+        )
+
+
+def _newest(store: Store) -> Mapping[Endpoint, tuple[StreamKey, Hello, Account]]:
+    newest = {stream.endpoint: (stream, hello) for stream, hello in store.nodes().items()}
+    return {endpoint: (stream, hello, store.account(stream)) for endpoint, (stream, hello) in newest.items()}
+
+
+def _never_seen(endpoint: Endpoint) -> NodeStatus:
+    return NodeStatus(
+        endpoint=endpoint,
+        attachment=Attachment.PENDING,
+        version="",
+        start_id="",
+        numbered=None,
+        stored=0,
+        pending=None,
+        lost=None,
+        probe_service_port=0,
+        environment=None,
+    )
+
+
+async def _in_thread(items: Iterator[_T], chunk: int) -> AsyncIterator[_T]:
+    """Step through a blocking iterator a chunk at a time, off the event loop."""
+    while taken := await asyncio.to_thread(lambda: list(islice(items, chunk))):
+        for item in taken:
+            yield item

@@ -1,0 +1,73 @@
+"""What runs have used in the last 24 hours, and whether another still fits into the budgets."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from cvmprobe.config.collector import Budgets
+from cvmprobe.errors import UsageError
+from cvmprobe.model.run import Cost, LeaseRecord, Run
+from cvmprobe.model.window import Probe
+
+__all__ = ["DAY_MS", "Spent", "refuse_beyond", "spent"]
+
+DAY_MS = 24 * 3_600_000
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Bytes used."""
+
+    network_bytes: int = 0
+    disk_write_bytes: int = 0
+
+
+def spent(runs: Iterable[Run], since_unix_ms: int) -> Spent:
+    """Add up the leases of runs that started at or after ``since_unix_ms``.
+
+    A run with a lease that did not tell its totals is charged what it was allowed: unknown is not nothing.
+    """
+    network_bytes, disk_write_bytes = 0, 0
+    for run in runs:
+        if run.started_unix_ms < since_unix_ms:
+            continue
+        used = [_used(record) for record in run.leases]
+        if None in used:
+            network_bytes += run.cost.network_bytes
+            disk_write_bytes += run.cost.disk_write_bytes
+            continue
+        network_bytes += sum(one.network_bytes for one in used if one)
+        disk_write_bytes += sum(one.disk_write_bytes for one in used if one)
+    return Spent(network_bytes, disk_write_bytes)
+
+
+def refuse_beyond(budgets: Budgets, cost: Cost, used: Spent) -> None:
+    """Raise UsageError when ``cost`` does not fit into what is left of a budget."""
+    _refuse("network_bytes_per_day", budgets.network_bytes_per_day, cost.network_bytes, used.network_bytes)
+    _refuse("disk_write_bytes_per_day", budgets.disk_write_bytes_per_day, cost.disk_write_bytes, used.disk_write_bytes)
+
+
+def _refuse(name: str, budget: int, cost: int, used: int) -> None:
+    if used + cost > budget:
+        raise UsageError(
+            f"the run may use {_gib(cost)} of budget {name} = {_gib(budget)}, of which {_gib(used)} are spent: "
+            "raise the budget, wait, or run at a smaller scale"
+        )
+
+
+def _used(record: LeaseRecord) -> Spent | None:
+    """Return what one lease moved or wrote; None where it did not say."""
+    totals, instance = record.totals, record.instance
+    if instance.probe is Probe.DISK:
+        written = totals.get("write_bytes")
+        filled = int(instance.parameters.get("file_bytes", "0"))
+        return None if written is None else Spent(disk_write_bytes=written + filled)
+    if instance.probe is Probe.TCP_RR:
+        transactions = totals.get("transactions")
+        sizes = (int(instance.parameters.get(name, "1")) for name in ("request_bytes", "response_bytes"))
+        return None if transactions is None else Spent(network_bytes=transactions * sum(sizes))
+    sent = totals.get("sent_bytes")
+    return None if sent is None else Spent(network_bytes=sent)
+
+
+def _gib(value: int) -> str:
+    return f"{value / (1 << 30):.1f} GiB"

@@ -1,0 +1,420 @@
+"""Ingest: acked means stored, what is missing is declared, and numbered = stored + pending + lost."""
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.unit.memory_store import MemoryStore
+
+from cvmprobe.collector.discovery import StaticDiscovery
+from cvmprobe.collector.ingest import Ingest, declare_unfinished
+from cvmprobe.collector.live import Live
+from cvmprobe.collector.query import Query
+from cvmprobe.collector.roster import Roster
+from cvmprobe.collector.writer import Writer
+from cvmprobe.errors import DeniedError, UnreachableError
+from cvmprobe.model.assignment import LeaseReport, LeaseState, Side
+from cvmprobe.model.delivery import Ack, Batch, Bye, Hello, Loss, Preview, StreamKey, Welcome
+from cvmprobe.model.endpoint import Endpoint, EndpointTarget, Path, Role
+from cvmprobe.model.environment import Confidence, Environment, TeeKind, TeeVerdict
+from cvmprobe.model.query import Attachment, Selection
+from cvmprobe.model.window import ClockPair, Direction, Instance, Phase, Probe, SampleBlock, Window
+from cvmprobe.wire.identity import Access, Principal
+
+A, B = Endpoint("a", Role.POD), Endpoint("b", Role.POD)
+NOBODY = TeeVerdict(TeeKind.NONE, None, None, Confidence.LOW, ())
+AGENT = Principal("a", Access.AGENT, "a")
+
+
+def hello(start="s1", endpoint=A, service=0):
+    return Hello("0.1.0", endpoint, f"boot-{endpoint.node}", start, 4000, service, Environment((), NOBODY))
+
+
+def stream(start="s1", endpoint=A):
+    return StreamKey("local", endpoint, f"boot-{endpoint.node}", start)
+
+
+def instance(source=A):
+    return Instance("lease", Probe.TCP_RR, source, EndpointTarget(B, Path.LOOPBACK), Direction.BOTH, 1)
+
+
+def window(end, source=A):
+    return Window(instance(source), end, 1_000, Phase.STEADY, {"transactions": end})
+
+
+def batch(seq, source=A):
+    return Batch(seq, (window(seq, source),))
+
+
+def block(number):
+    return SampleBlock(instance(), ClockPair(number, number), bytes(16), 0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick_retries():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cvmprobe.collector.writer._RETRY_S", 0.01)
+        patch.setattr("cvmprobe.collector.writer._GATHER_S", 0.02)
+        yield
+
+
+class Listener:
+    def __init__(self):
+        self.heard = []
+
+    def attached(self, attached):
+        self.heard.append(("attached", attached.endpoint))
+
+    def detached(self, endpoint):
+        self.heard.append(("detached", endpoint))
+
+    def reported(self, endpoint, report):
+        self.heard.append(("reported", report.lease_id))
+
+    def stored(self, endpoint, start_id, seq):
+        self.heard.append(("stored", start_id, seq))
+
+
+class Collector:
+    """What ingest needs around it, over a store in memory."""
+
+    def __init__(self, store=None):
+        self.store = store or MemoryStore()
+        self.writer = Writer(self.store)
+        self.roster = Roster()
+        self.live = Live()
+        self.listener = Listener()
+        self.ingest = Ingest(
+            "local",
+            store=self.store,
+            writer=self.writer,
+            roster=self.roster,
+            live=self.live,
+            discovery=StaticDiscovery({"a": "127.0.0.1"}),
+            issue=lambda names: (names[0].encode(), b"key"),
+            listener=self.listener,
+        )
+
+    async def status(self):
+        query = Query(
+            store=self.store, roster=self.roster, live=self.live, conductor=None, expected=["a"], scratch=None
+        )
+        (status,) = await query.list_nodes()
+        return status
+
+    @asynccontextmanager
+    async def running(self):
+        writing = asyncio.create_task(self.writer.run())
+        try:
+            yield self
+        finally:
+            writing.cancel()
+            with suppress(asyncio.CancelledError):
+                await writing
+            await self.writer.close()
+
+
+class Agent:
+    """One attachment, driven by hand."""
+
+    def __init__(self, collector, introduction=None):
+        self.queue = asyncio.Queue()
+        self.received = []
+        self.task = asyncio.create_task(
+            collector.ingest.attach(introduction or hello(), AGENT, self.received.append, self.messages())
+        )
+        self.collector = collector
+
+    async def messages(self):
+        while (message := await self.queue.get()) is not None:
+            yield message
+
+    async def send(self, *messages):
+        for message in messages:
+            self.queue.put_nowait(message)
+        await until(lambda: self.queue.empty() or self.task.done())
+        await asyncio.sleep(0)
+
+    async def settled(self):
+        await asyncio.sleep(0)
+        await self.collector.writer.flush()
+
+    async def leave(self):
+        self.queue.put_nowait(None)
+        await self.task
+
+    @property
+    def acked(self):
+        return max((message.seq for message in self.received if isinstance(message, Ack)), default=0)
+
+    @property
+    def welcome(self):
+        assert isinstance(self.received[0], Welcome)
+        return self.received[0]
+
+
+async def until(condition):
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - any of several things may make it true
+            await asyncio.sleep(0)
+
+
+async def attach(collector, introduction=None):
+    agent = Agent(collector, introduction)
+    await until(lambda: agent.received or agent.task.done())
+    return agent
+
+
+async def test_batches_are_acked_once_they_are_stored_and_not_before():
+    async with Collector().running() as collector:
+        agent = await attach(collector)
+        assert agent.welcome.stored_seq == 0
+        collector.store.refuse = lambda stream: True
+        await agent.send(batch(1), batch(2))
+        await asyncio.sleep(0)
+        assert agent.acked == 0
+        collector.store.refuse = lambda stream: False
+        await agent.settled()
+        assert agent.acked == 2
+        assert set(collector.store.batches[stream()]) == {1, 2}
+        assert ("stored", "s1", 2) in collector.listener.heard
+
+
+async def test_a_group_is_committed_without_being_asked_for():
+    async with Collector().running() as collector:
+        agent = await attach(collector)
+        before = collector.store.commits
+        await agent.send(*(batch(seq) for seq in range(1, 6)))
+        await until(lambda: agent.acked == 5)
+        assert collector.store.commits == before + 1
+
+
+async def test_an_agent_resumes_where_the_store_is_and_repeats_change_nothing():
+    async with Collector().running() as collector:
+        first = await attach(collector)
+        await first.send(batch(1), batch(2))
+        await first.leave()
+        again = await attach(collector)
+        assert again.welcome.stored_seq == 2
+        await again.send(batch(2), batch(3))
+        await again.settled()
+        assert again.acked == 3
+        assert sorted(collector.store.batches[stream()]) == [1, 2, 3]
+
+
+async def test_a_stream_that_ends_without_bye_is_an_open_gap_until_it_returns():
+    async with Collector().running() as collector:
+        agent = await attach(collector)
+        await agent.send(batch(1))
+        await agent.leave()
+        await collector.writer.flush()
+        lost = await collector.status()
+        assert (lost.attachment, lost.stored) == (Attachment.LOST, 1)
+        assert (lost.numbered, lost.pending, lost.lost) == (None, None, None)
+        assert collector.store.open[stream()].first_seq == 2
+        assert collector.listener.heard[-1] != ("attached", A)
+        await attach(collector)
+        assert not collector.store.open
+        assert (await collector.status()).attachment is Attachment.ATTACHED
+
+
+async def test_bye_closes_the_books():
+    async with Collector().running() as collector:
+        agent = await attach(collector)
+        await agent.send(batch(1), Loss(2, 3, "spool full"), Bye(3))
+        await agent.task
+        await collector.writer.flush()
+        ended = await collector.status()
+        assert ended.attachment is Attachment.ENDED
+        assert (ended.numbered, ended.stored, ended.pending, ended.lost) == (3, 1, 0, 2)
+        assert ("detached", A) in collector.listener.heard
+
+
+async def test_a_skipped_number_is_declared_lost():
+    async with Collector().running() as collector:
+        agent = await attach(collector)
+        await agent.send(batch(1), batch(4))
+        await agent.settled()
+        assert agent.acked == 4
+        assert collector.store.declared[stream()] == {2, 3}
+
+
+async def test_a_new_start_takes_the_place_of_the_old_one():
+    async with Collector().running() as collector:
+        old = await attach(collector, hello("s1"))
+        new = await attach(collector, hello("s2"))
+        await old.send(batch(1))
+        await old.leave()
+        await new.send(batch(1))
+        await new.settled()
+        assert new.acked == 1
+        assert collector.roster.get(A).stream == stream("s2")
+        assert ("detached", A) not in collector.listener.heard
+        assert collector.store.open[stream("s1")].last_seq is None
+        assert set(collector.store.batches[stream("s1")]) == {1}
+
+
+async def test_a_replaced_attachment_loses_nothing_it_has_brought():
+    async with Collector().running() as collector:
+        half_open = await attach(collector)
+        await half_open.send(batch(1), batch(2))
+        half_open.task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await half_open.task
+        again = await attach(collector)
+        assert again.welcome.stored_seq == 2
+        assert not collector.store.open
+
+
+async def test_nobody_speaks_for_another():
+    async with Collector().running() as collector:
+        for forged in (batch(1, source=B), Preview((window(1, source=B),))):
+            agent = await attach(collector)
+            await agent.send(forged)
+            with pytest.raises(DeniedError, match=r"a/pod may not speak for b/pod"):
+                await agent.task
+        await collector.writer.flush()
+        assert not collector.store.batches
+        assert not collector.live.probes(lambda instance: True)
+
+
+async def test_one_refused_stream_holds_up_nobody_else():
+    async with Collector().running() as collector:
+        bad, good = await attach(collector, hello("bad")), await attach(collector, hello("good", B))
+        collector.store.refuse = lambda asked: asked == stream("bad")
+        await bad.send(batch(1))
+        await good.send(batch(1, B))
+        await until(lambda: good.acked == 1)
+        assert bad.acked == 0
+        with pytest.raises(UnreachableError, match="disk is full"):
+            await Agent(collector, hello("bad")).task
+        collector.store.refuse = lambda asked: False
+        await until(lambda: bad.acked == 1)
+
+
+async def test_a_stream_that_cannot_be_stored_is_not_read_on_for_ever():
+    async with Collector().running() as collector:
+        agent = await attach(collector)
+        collector.store.refuse = lambda asked: True
+        many = Batch(1, tuple(window(end) for end in range(6_000)))
+        await agent.send(many)
+        agent.queue.put_nowait(batch(2))
+        agent.queue.put_nowait(batch(3))
+        await until(lambda: agent.queue.qsize() == 1)
+        await asyncio.sleep(0.01)
+        assert agent.queue.qsize() == 1
+        collector.store.refuse = lambda asked: False
+        await until(lambda: agent.acked == 3)
+
+
+async def test_samples_that_cannot_be_stored_are_counted():
+    async with Collector().running() as collector:
+        agent = await attach(collector)
+        await agent.send(block(1))
+        await agent.settled()
+        collector.store.refuse = lambda asked: True
+        await agent.send(block(2))
+        with suppress(Exception):
+            await agent.settled()
+        collector.store.refuse = lambda asked: False
+        await agent.settled()
+        assert [one.clock.unix_ns for one in collector.store.blocks] == [1]
+        assert collector.writer.samples_lost == 1
+
+
+async def test_reports_previews_and_samples_reach_those_who_wait():
+    async with Collector().running() as collector:
+        agent = await attach(collector)
+        watch = collector.live.watch_windows(lambda instance: True)
+        first = asyncio.ensure_future(anext(watch))
+        await asyncio.sleep(0)
+        await agent.send(Preview((window(7),)), batch(1), batch(1), LeaseReport("x", Side.INITIATOR, LeaseState.ARMED))
+        assert (await first).end_unix_ms == 7
+        assert (await anext(watch)).end_unix_ms == 1
+        late = asyncio.ensure_future(anext(watch))
+        await asyncio.sleep(0.01)
+        assert not late.done()
+        late.cancel()
+        with suppress(asyncio.CancelledError):
+            await late
+        await watch.aclose()
+        (probe,) = collector.live.probes(Selection(nodes=("a",)).selects)
+        assert (probe.windows, probe.last_end_unix_ms) == (1, 7)
+        assert ("reported", "x") in collector.listener.heard
+
+
+async def test_an_agent_that_serves_gets_a_certificate_for_its_own_name():
+    async with Collector().running() as collector:
+        assert (await attach(collector, hello("s1", service=5000))).welcome.certificate_pem == b"pod.a.agent.cvmprobe"
+        assert (await attach(collector, hello("s2"))).welcome.certificate_pem == b""
+
+
+async def test_streams_cut_off_by_the_end_of_the_collector_are_open_gaps():
+    store = MemoryStore()
+    async with Collector(store).running() as collector:
+        ended = await attach(collector, hello("ended", B))
+        await ended.send(Bye(0))
+        await ended.task
+        cut = await attach(collector, hello("cut"))
+        await cut.send(batch(1))
+        await cut.settled()
+        declare_unfinished(store)  # as a collector does that was killed here and starts again
+        assert list(store.open) == [stream("cut")]
+        assert store.open[stream("cut")].first_seq == 2
+        await cut.leave()
+
+
+async def test_an_expected_node_that_never_came_is_pending():
+    async with Collector().running() as collector:
+        status = await collector.status()
+        assert (status.endpoint, status.attachment, status.numbered) == (A, Attachment.PENDING, None)
+
+
+MESSAGES = st.lists(
+    st.one_of(
+        st.integers(1, 3).map(lambda step: ("batch", step)),
+        st.integers(1, 3).map(lambda count: ("loss", count)),
+        st.sampled_from([("break", 0), ("flush", 0), ("refuse", 0), ("allow", 0), ("repeat", 0)]),
+    ),
+    max_size=25,
+)
+
+
+@settings(deadline=None, max_examples=40)
+@given(MESSAGES)
+def test_numbered_is_stored_pending_and_lost_at_every_moment(script):
+    async def play():
+        async with Collector().running() as collector:
+            agent, seq, sent = await attach(collector), 0, []
+            for kind, count in script:
+                if kind == "batch":
+                    seq += count
+                    sent.append(seq)
+                    await agent.send(batch(seq))
+                elif kind == "loss":
+                    await agent.send(Loss(seq + 1, seq + count, "shed"))
+                    seq += count
+                elif kind == "repeat" and sent:
+                    await agent.send(batch(sent[-1]))
+                elif kind == "break" and not collector.store.refuse(None):
+                    await agent.leave()
+                    agent = await attach(collector)
+                elif kind == "flush" and not collector.store.refuse(None):
+                    await agent.settled()
+                elif kind in ("refuse", "allow"):
+                    collector.store.refuse = lambda asked, now=kind == "refuse": now
+                status = await collector.status()
+                assert status.numbered == status.stored + status.pending + status.lost == seq
+                assert agent.acked <= collector.store.stored_seq(stream())
+            collector.store.refuse = lambda asked: False
+            await until(lambda: collector.store.stored_seq(stream()) == seq)
+            assert sorted(collector.store.batches.get(stream(), {})) == sent
+            await agent.send(Bye(seq))
+            await agent.task
+            await collector.writer.flush()
+            ended = await collector.status()
+            assert (ended.numbered, ended.pending) == (seq, 0)
+
+    asyncio.run(play())

@@ -1,0 +1,139 @@
+"""What a verb prints: a table for people, or json, yaml and csv for programs."""
+
+import csv
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Final, Generic, TypeVar
+
+import msgspec
+import typer
+import yaml
+from rich import box
+from rich.console import Console, RenderableType
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+__all__ = [
+    "DASH",
+    "Column",
+    "Format",
+    "FormatOption",
+    "Record",
+    "RecordStream",
+    "note",
+    "notes_console",
+    "show",
+    "tabulate",
+]
+
+Record = Mapping[str, object]
+_Row = TypeVar("_Row")
+DASH: Final = "-"
+_UNBOUNDED: Final = 10_000
+
+
+class Format(StrEnum):
+    """How a result is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+    CSV = "csv"
+
+
+FormatOption = Annotated[Format, typer.Option("--output-format", "-o", help="How to print the result.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Column(Generic[_Row]):
+    """One column of a table: its title with the unit, and how a row's cell is written."""
+
+    title: str
+    cell: Callable[[_Row], str]
+    right: bool = False
+
+
+def tabulate(columns: Sequence[Column[_Row]], rows: Iterable[_Row], title: str | None = None) -> Table:
+    """Return a table of ``rows``."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for column in columns:
+        table.add_column(column.title, justify="right" if column.right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(column.cell(row)) for column in columns))
+    return table
+
+
+def show(
+    form: Format, table: RenderableType, whole: Record | Sequence[Record], flat: Sequence[Record] | None = None
+) -> None:
+    """Print a result on stdout: ``table`` for people, ``whole`` for programs, or ``flat`` for csv."""
+    if form is Format.TABLE:
+        _print_whole(table)
+    elif form is Format.JSON:
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(whole), indent=2).decode() + "\n")
+    elif form is Format.YAML:
+        sys.stdout.write(yaml.safe_dump(msgspec.to_builtins(whole), sort_keys=False, allow_unicode=True))
+    elif flat is not None:
+        _write_csv(flat)
+    else:
+        _write_csv([whole] if isinstance(whole, Mapping) else whole)
+
+
+def notes_console() -> Console:
+    """Return the console for what is not the result: progress and advice go to stderr."""
+    return Console(stderr=True, highlight=False)
+
+
+def note(text: str) -> None:
+    """Tell a person something that is not part of the result."""
+    notes_console().print(text, soft_wrap=True, markup=False)
+
+
+def _print_whole(table: RenderableType) -> None:
+    """Print a table; into a file or a pipe nothing is cut off to fit a screen."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        wide = console.options.update(max_width=_UNBOUNDED)
+        console = Console(highlight=False, width=Measurement.get(console, wide, table).maximum)
+    console.print(table)
+
+
+def _write_csv(records: Sequence[Record]) -> None:
+    rows = [dict(_flatten(record)) for record in records]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+
+
+def _flatten(record: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{name}.")
+        elif isinstance(value, (list, tuple)):
+            yield f"{prefix}{name}", ";".join(map(str, value))
+        else:
+            yield f"{prefix}{name}", value
+
+
+class RecordStream:
+    """Prints records as they come, each at once: a line of json, a document of yaml, or rows of csv."""
+
+    def __init__(self, form: Format, names: Sequence[str]) -> None:
+        self._form = form
+        self._writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
+        if form is Format.CSV:
+            self._writer.writeheader()
+
+    def write(self, record: Record, flat: Iterable[Record]) -> None:
+        """Print ``record``; csv takes its ``flat`` rows."""
+        if self._form is Format.CSV:
+            self._writer.writerows(dict(_flatten(row)) for row in flat)
+        elif self._form is Format.YAML:
+            sys.stdout.write(yaml.safe_dump(record, sort_keys=False, allow_unicode=True, explicit_start=True))
+        else:
+            sys.stdout.write(msgspec.json.encode(record).decode() + "\n")
+        sys.stdout.flush()

@@ -1,0 +1,55 @@
+"""The command: all verbs, and what is common to them."""
+
+from typing import Annotated, Final
+
+import typer
+
+from cvmprobe import __version__
+from cvmprobe.cli import agent, collector, config, get, run, snapshot, watch
+from cvmprobe.cli.program import PASS_ON
+
+__all__ = ["app"]
+
+_HELP: Final = """
+Measure what a cluster of confidential VMs really gives: network, disk and API performance, on every node.
+
+New here? Measure this machine first; it takes about a minute and needs neither a cluster nor root:
+
+    cvmprobe run quick --local
+
+Look at a result again; or stay alive, and watch from another terminal:
+
+    cvmprobe snapshot show FILE
+
+    cvmprobe run quick --local --keep
+
+    cvmprobe watch
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 only part of the result is there.
+"""
+
+app = typer.Typer(name="cvmprobe", help=_HELP, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"cvmprobe {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command("run", help=run.HELP)(run.run)
+app.command("watch", help=watch.HELP)(watch.watch)
+app.add_typer(get.app, name="get")
+app.add_typer(snapshot.app, name="snapshot")
+app.add_typer(config.app, name="config")
+app.command("agent", help=agent.HELP, context_settings=PASS_ON, add_help_option=False)(agent.agent)
+app.command("collector", help=collector.HELP, context_settings=PASS_ON, add_help_option=False)(collector.collector)

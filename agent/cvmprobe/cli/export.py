@@ -1,0 +1,41 @@
+"""Writing an exported snapshot to a file: whole or not at all, and never over another one."""
+
+import datetime as dt
+import os
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+
+from cvmprobe.errors import UsageError
+
+__all__ = ["export", "fresh_path"]
+
+
+def fresh_path(output: Path | None, suffix: str = "snapshot.zip") -> Path:
+    """Return where to write: ``output``, or a name with date and time in this directory.
+
+    Raises UsageError when there is a file already, or none can be made.
+    """
+    path = output or Path(f"cvmprobe-{dt.datetime.now().astimezone():%Y%m%d-%H%M%S}.{suffix}")
+    if path.exists():
+        raise UsageError(f"{path} is there already; name another file with --output")
+    if not path.parent.is_dir():
+        raise UsageError(f"cannot write {path}: {path.parent} is not a directory")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise UsageError(
+            f"cannot write {path}: no right to write into {path.parent.resolve()}; name a file with --output"
+        )
+    return path
+
+
+async def export(chunks: AsyncIterator[bytes], path: Path) -> None:
+    """Write all chunks to ``path``; when that fails, or is interrupted, nothing is left there."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with draft.open("xb") as file:
+            async for chunk in chunks:
+                file.write(chunk)
+        draft.replace(path)
+    finally:
+        with suppress(FileNotFoundError):
+            draft.unlink()

@@ -1,0 +1,141 @@
+"""cvmprobe get: ask a collector what there is."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+import typer
+
+from cvmprobe.cli.endpoint import CaFileOption, CollectorOption, TokenFileOption, ask, find
+from cvmprobe.cli.output import DASH, Column, Format, FormatOption, show, tabulate
+from cvmprobe.cli.records import metric_records, node_record, probe_record, run_record, window_record
+from cvmprobe.cli.selection import NodeOption, PathOption, ProbeOption, TargetOption, selection, since_range
+from cvmprobe.cli.windows import WINDOW_COLUMNS, clock
+from cvmprobe.model.query import NodeStatus, ProbeStatus
+from cvmprobe.model.run import Run
+from cvmprobe.model.window import Window
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Ask a collector for its nodes, probes, windows or runs.", no_args_is_help=True)
+
+
+def _count(value: int | None) -> str:
+    return "unknown" if value is None else str(value)
+
+
+def _tee(node: NodeStatus) -> str:
+    return DASH if node.environment is None else node.environment.tee.kind
+
+
+def _fact(node: NodeStatus, name: str) -> str:
+    return DASH if node.environment is None else node.environment.value(name) or DASH
+
+
+_NODES: tuple[Column[NodeStatus], ...] = (
+    Column("endpoint", lambda node: str(node.endpoint)),
+    Column("state", lambda node: node.attachment),
+    Column("version", lambda node: node.version),
+    Column("TEE", _tee),
+    Column("kernel", lambda node: _fact(node, "kernel")),
+    Column("batches numbered", lambda node: _count(node.numbered), right=True),
+    Column("stored", lambda node: str(node.stored), right=True),
+    Column("pending", lambda node: _count(node.pending), right=True),
+    Column("lost", lambda node: _count(node.lost), right=True),
+)
+_PROBES: tuple[Column[ProbeStatus], ...] = (
+    Column("probe", lambda status: status.instance.probe),
+    Column("from", lambda status: str(status.instance.source)),
+    Column("to", lambda status: str(status.instance.target)),
+    Column("path", lambda status: status.instance.path or DASH),
+    Column("direction", lambda status: status.instance.direction),
+    Column("repeat", lambda status: str(status.instance.repeat), right=True),
+    Column("windows", lambda status: str(status.windows), right=True),
+    Column("last window", lambda status: clock(status.last_end_unix_ms or None)),
+)
+_RUNS: tuple[Column[Run], ...] = (
+    Column("run", lambda run: run.run_id),
+    Column("suite", lambda run: run.suite),
+    Column("scale", lambda run: f"{run.scale:g}", right=True),
+    Column("state", lambda run: run.state),
+    Column("started", lambda run: clock(run.started_unix_ms)),
+    Column("ended", lambda run: clock(run.ended_unix_ms)),
+    Column("leases ended", lambda run: f"{run.leases_ended}/{run.leases_total}", right=True),
+    Column("detail", lambda run: run.detail or DASH),
+)
+
+
+@app.command("nodes")
+def get_nodes(
+    form: FormatOption = Format.TABLE,
+    collector: CollectorOption = None,
+    ca_file: CaFileOption = None,
+    token_file: TokenFileOption = None,
+) -> None:
+    """Print every endpoint: whether its agent is there, what it is, and the accounts of its delivery.
+
+    Example: cvmprobe get nodes -o yaml    (with all facts of each node, and where each comes from)
+    """
+    nodes = ask(find(collector, ca_file, token_file), lambda client: client.list_nodes())
+    show(form, tabulate(_NODES, nodes), [node_record(node) for node in nodes])
+
+
+@app.command("probes")
+def get_probes(
+    node: NodeOption = None,
+    probe: ProbeOption = None,
+    path: PathOption = None,
+    target: TargetOption = None,
+    form: FormatOption = Format.TABLE,
+    collector: CollectorOption = None,
+    ca_file: CaFileOption = None,
+    token_file: TokenFileOption = None,
+) -> None:
+    """Print every probe instance that runs, or last ran.
+
+    Example: cvmprobe get probes --node local-a
+    """
+    wanted = selection(node, probe, path, target)
+    found = ask(find(collector, ca_file, token_file), lambda client: client.list_probes(wanted))
+    show(form, tabulate(_PROBES, found), [probe_record(status) for status in found])
+
+
+@app.command("windows")
+def get_windows(
+    since: Annotated[str | None, typer.Option(metavar="SPAN", help="Only the last 90s, 5m, 2h or 1d.")] = None,
+    run: Annotated[str | None, typer.Option(metavar="RUN", help="Only windows of this run.")] = None,
+    node: NodeOption = None,
+    probe: ProbeOption = None,
+    path: PathOption = None,
+    target: TargetOption = None,
+    form: FormatOption = Format.TABLE,
+    collector: CollectorOption = None,
+    ca_file: CaFileOption = None,
+    token_file: TokenFileOption = None,
+) -> None:
+    """Print stored windows. csv has one row per window and metric; json and yaml keep the histograms whole.
+
+    Example: cvmprobe get windows --since 5m --probe tcp_rr -o csv > rr.csv
+    """
+    wanted, span = selection(node, probe, path, target, run), since_range(since)
+    windows = ask(find(collector, ca_file, token_file), lambda client: _collect(client.query_windows(wanted, span)))
+    flat = [row for window in windows for row in metric_records(window)]
+    show(form, tabulate(WINDOW_COLUMNS, windows), [window_record(window) for window in windows], flat)
+
+
+@app.command("runs")
+def get_runs(
+    form: FormatOption = Format.TABLE,
+    collector: CollectorOption = None,
+    ca_file: CaFileOption = None,
+    token_file: TokenFileOption = None,
+) -> None:
+    """Print all runs, the newest first.
+
+    Example: cvmprobe get runs -o json
+    """
+    runs = ask(find(collector, ca_file, token_file), lambda client: client.list_runs())
+    show(form, tabulate(_RUNS, runs), [run_record(run) for run in runs])
+
+
+async def _collect(windows: AsyncIterator[Window]) -> list[Window]:
+    return [window async for window in windows]

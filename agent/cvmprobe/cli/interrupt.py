@@ -1,0 +1,39 @@
+"""Ctrl-C and its kin as a cancellation: what is being done ends in good order, then the exit code tells."""
+
+import asyncio
+import signal
+from collections.abc import Callable, Coroutine
+from typing import Final
+
+__all__ = ["run_to_the_end"]
+
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def run_to_the_end(work: Callable[[], Coroutine[None, None, int]], done: Callable[[], int | None]) -> int:
+    """Run ``work`` and return its exit code; a signal cancels it, once, and a second one is ignored.
+
+    After a signal the code is 128 + its number, unless ``done`` tells that all that was asked for is there.
+    """
+    return asyncio.run(_run(work, done))
+
+
+async def _run(work: Callable[[], Coroutine[None, None, int]], done: Callable[[], int | None]) -> int:
+    caught: list[int] = []
+    task = asyncio.create_task(work())
+
+    def interrupt(number: int) -> None:
+        if not caught:
+            task.cancel()
+        caught.append(number)
+
+    loop = asyncio.get_running_loop()
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, interrupt, number)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if not caught:
+            raise
+        code = done()
+        return 128 + caught[0] if code is None else code

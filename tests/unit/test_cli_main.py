@@ -1,0 +1,149 @@
+"""The command as a whole: help, version, one line per error and its exit code."""
+
+import os
+
+import pytest
+import typer
+
+from cvmprobe import __version__, errors
+from cvmprobe.cli import app as application
+from cvmprobe.cli.__main__ import main
+
+
+@pytest.fixture(autouse=True)
+def no_collector(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Put a verb ``fail`` that raises in place of all others."""
+
+    def replace(error: BaseException) -> None:
+        app = typer.Typer()
+
+        @app.command("fail")
+        def fail() -> None:
+            raise error
+
+        @app.command("other")
+        def other() -> None: ...
+
+        monkeypatch.setattr(application, "app", app)
+
+    return replace
+
+
+def one_line(capsys) -> str:
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert captured.err.startswith("cvmprobe: ")
+    return captured.err.removeprefix("cvmprobe: ").strip()
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"cvmprobe {__version__}\n"
+
+
+_VERBS = "run,watch,get nodes,get probes,get windows,get runs,snapshot export,config explain"
+
+
+@pytest.mark.parametrize("verb", ["", "get", "snapshot", "config", *_VERBS.split(",")])
+def test_help_tells_a_newcomer_what_to_type(capsys, verb):
+    assert main([*verb.split(), "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "Usage: cvmprobe" in out
+    if verb not in ("get", "snapshot", "config"):
+        assert f"cvmprobe {verb}".strip() in out.split("Usage:")[1].split("\n", 1)[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["rum"], "No such command 'rum'"),
+        (["run", "--lokal"], "No such option: --lokal"),
+        (["run", "quick", "--local", "--scale", "much"], "Invalid value for '--scale'"),
+        (["run", "quick", "--local", "--scale", "0"], "scale must be above 0"),
+        (["run", "quick", "--local", "--scale", "nan"], "scale must be above 0"),
+        (["run", "slow", "--local"], "there is no suite 'slow'; there are: quick"),
+        (["run", "--local", "--collector", "a:1"], "--local starts a collector of its own"),
+        (["run", "--keep"], "--keep and --volume belong to --local"),
+        (["run", "--local", "--volume", "none"], "--volume none is not a directory"),
+        (["run", "--local", "-f", "none/x.zip"], "cannot write none/x.zip: none is not a directory"),
+        (["get", "windows", "--since", "5 minutes"], "--since '5 minutes' is not a time span; write it as"),
+        (["get", "nodes", "-o", "xml"], "Invalid value for '--output-format'"),
+        (["get", "nodes", "--ca-file", "x"], "belong to --collector"),
+        (["get", "nodes", "--collector", "nowhere"], "--collector 'nowhere' is not HOST:PORT"),
+        (["get", "nodes", "--collector", "a:1"], "also needs --ca-file and --token-file"),
+        (["get", "nodes", "--collector", "a:1", "--ca-file", "x", "--token-file", "y"], "cannot read x: No such file"),
+        (["snapshot", "export", "--run", "x", "--since", "5m"], "exclude each other"),
+        (["config", "explain", "agnet"], "Invalid value for"),
+        (["config", "explain", "agent", "--config", "none"], "cannot read configuration file none: No such file"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(capsys, arguments, message):
+    assert main(arguments) == 2
+    assert message in one_line(capsys)
+
+
+@pytest.mark.parametrize("verb", ["get nodes", "get runs", "watch", "run quick", "snapshot export"])
+def test_without_a_collector_it_says_how_to_get_one(capsys, verb):
+    assert main(verb.split()) == 1
+    assert "no collector is running here; start one with 'cvmprobe run quick --local --keep'" in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.UsageError("a\nb"), 2),
+        (errors.PartialError("a\nb"), 3),
+        (errors.UnreachableError("a\nb"), 1),
+        (OSError("a\nb"), 1),
+    ],
+)
+def test_an_error_is_one_line_and_its_exit_code(capsys, failing, error, code):
+    failing(error)
+    assert main(["fail"]) == code
+    assert one_line(capsys) == "a b"
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        ("duckdb", "pip install 'cvmprobe[collector]'"),
+        ("rich.table", "pip install 'cvmprobe[cli]'"),
+        ("psutil", "pip install 'cvmprobe[agent]'"),
+        ("cvmprobe.native.engine", "needs the native engines"),
+        ("whatever", "broken installation"),
+    ],
+)
+def test_a_missing_extra_is_named(capsys, failing, module, message):
+    failing(ModuleNotFoundError(f"No module named {module!r}", name=module))
+    assert main(["fail"]) == 1
+    assert message in one_line(capsys)
+
+
+def test_ctrl_c_is_130_without_a_word(capsys, failing):
+    failing(KeyboardInterrupt())
+    assert main(["fail"]) == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(capfd, failing, monkeypatch):
+    failing(BrokenPipeError())
+    kept = os.dup(1)
+    try:
+        assert main(["fail"]) == 141
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_bug_keeps_its_traceback(failing):
+    failing(TypeError("a bug"))
+    with pytest.raises(TypeError, match="a bug"):
+        main(["fail"])

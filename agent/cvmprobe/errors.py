@@ -2,7 +2,8 @@
 
     ProbeError                 anything cvmprobe refuses or fails to do
     ├── UsageError             the request itself is wrong                       exit 2
-    │   └── ConfigError        a setting is wrong: names its source and value
+    │   ├── ConfigError        a setting is wrong: names its source and value
+    │   └── RefusedError       right in itself, but not as things stand: names what is in the way
     ├── EngineError            a native engine or the kernel refused             exit 1
     ├── UnsoundError           the figure would be wrong, so it is not taken     exit 1
     ├── WireError              the other program did not do its part             exit 1
@@ -23,6 +24,7 @@ __all__ = [
     "EngineError",
     "PartialError",
     "ProbeError",
+    "RefusedError",
     "StoreError",
     "UnreachableError",
     "UnsoundError",
@@ -45,6 +47,10 @@ class UsageError(ProbeError):
 
 class ConfigError(UsageError):
     """A setting is wrong."""
+
+
+class RefusedError(UsageError):
+    """The request is right in itself, and is refused as things stand: a budget, another run, nobody there."""
 
 
 class EngineError(ProbeError):

@@ -13,7 +13,7 @@ from cvmprobe.collector.plans import Planner
 from cvmprobe.collector.roster import Attached, Roster
 from cvmprobe.collector.spending import Spent, refuse_beyond, spent
 from cvmprobe.config.collector import Budgets, Light
-from cvmprobe.errors import UsageError
+from cvmprobe.errors import RefusedError, UsageError
 from cvmprobe.model.assignment import Lease, LeaseReport, LeaseState, Plan, Revoke, Side
 from cvmprobe.model.delivery import Heartbeat, StreamKey
 from cvmprobe.model.endpoint import Endpoint, EndpointTarget, Path, PeerAddress, Role, VolumeTarget
@@ -103,7 +103,7 @@ async def test_a_run_goes_from_lease_to_lease_and_is_kept_at_every_change():
 async def test_one_run_at_a_time():
     conductor, _, _ = with_agents()
     run = conductor.start_run("quick", 1)
-    with pytest.raises(UsageError, match=f"run {run.run_id} of suite quick is alive"):
+    with pytest.raises(RefusedError, match=f"run {run.run_id} of suite quick is alive"):
         conductor.start_run("quick", 1)
     assert conductor.cancel_run(run.run_id).state is RunState.CANCELLED
     assert conductor.start_run("quick", 1).state is RunState.RUNNING
@@ -118,7 +118,7 @@ async def test_one_run_at_a_time():
 )
 async def test_a_run_beyond_a_budget_is_refused_by_name(budgets, name):
     conductor, agents, kept = with_agents(budgets)
-    with pytest.raises(UsageError, match=name):
+    with pytest.raises(RefusedError, match=name):
         conductor.start_run("quick", 1)
     assert not kept
     assert not any(agent.got(Lease) for agent in agents)
@@ -126,7 +126,7 @@ async def test_a_run_beyond_a_budget_is_refused_by_name(budgets, name):
 
 async def test_without_agents_there_is_nothing_to_measure():
     conductor, _, _ = conduct()
-    with pytest.raises(UsageError, match="0 agents are attached"):
+    with pytest.raises(RefusedError, match="0 agents are attached"):
         conductor.start_run("quick", 1)
     with pytest.raises(UsageError, match="no run 'x'"):
         conductor.get_run("x")
@@ -213,7 +213,7 @@ def test_spent_is_what_the_leases_told_and_the_whole_price_where_one_did_not():
 def test_a_budget_may_be_used_up_but_not_beyond():
     budgets = msgspec.structs.replace(BUDGETS, network_bytes_per_day=100, disk_write_bytes_per_day=10)
     refuse_beyond(budgets, Cost(1, 60, 10), Spent(40, 0))
-    with pytest.raises(UsageError, match="network_bytes_per_day"):
+    with pytest.raises(RefusedError, match="network_bytes_per_day"):
         refuse_beyond(budgets, Cost(1, 61, 10), Spent(40, 0))
 
 

@@ -14,7 +14,7 @@ from cvmprobe.collector.runs import RunProgress
 from cvmprobe.collector.schedule import disk_owners, matches, pair_counts, rounds
 from cvmprobe.collector.spending import DAY_MS, refuse_beyond, spent
 from cvmprobe.config.collector import Budgets
-from cvmprobe.errors import UsageError
+from cvmprobe.errors import RefusedError, UsageError
 from cvmprobe.model.assignment import LeaseReport, LeaseState, Plan, Revoke
 from cvmprobe.model.delivery import Heartbeat
 from cvmprobe.model.endpoint import Endpoint
@@ -79,15 +79,15 @@ class Conductor:
             self._do(self._active.stored(endpoint, start_id, seq))
 
     def start_run(self, suite_name: str, scale: float) -> Run:
-        """Start a run. Raises UsageError when it may not start: another is alive, nobody to measure, over budget."""
+        """Start a run. Raises RefusedError when it may not start: another is alive, nobody to measure, over budget."""
         suite = scaled(load_suite(suite_name), scale)
         if self._active is not None:
             alive = self._active.run
-            raise UsageError(f"run {alive.run_id} of suite {alive.suite} is alive: wait for its end, or cancel it")
+            raise RefusedError(f"run {alive.run_id} of suite {alive.suite} is alive: wait for its end, or cancel it")
         peers = self._roster.peers()
         planned = matches(suite, peers)
         if not planned:
-            raise UsageError(f"suite {suite_name} finds nothing to measure: {len(peers)} agents are attached")
+            raise RefusedError(f"suite {suite_name} finds nothing to measure: {len(peers)} agents are attached")
         price = cost(suite, pair_counts(peers), len(disk_owners(peers)))
         refuse_beyond(self._budgets, price, spent(self._runs.values(), unix_ms() - DAY_MS))
         cut = rounds(planned, lambda match: match.machines, _LEASES_AT_ONCE)

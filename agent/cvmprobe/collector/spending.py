@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cvmprobe.config.collector import Budgets
-from cvmprobe.errors import UsageError
+from cvmprobe.errors import RefusedError
 from cvmprobe.model.run import Cost, LeaseRecord, Run
 from cvmprobe.model.window import Probe
 
@@ -41,14 +41,14 @@ def spent(runs: Iterable[Run], since_unix_ms: int) -> Spent:
 
 
 def refuse_beyond(budgets: Budgets, cost: Cost, used: Spent) -> None:
-    """Raise UsageError when ``cost`` does not fit into what is left of a budget."""
+    """Raise RefusedError when ``cost`` does not fit into what is left of a budget."""
     _refuse("network_bytes_per_day", budgets.network_bytes_per_day, cost.network_bytes, used.network_bytes)
     _refuse("disk_write_bytes_per_day", budgets.disk_write_bytes_per_day, cost.disk_write_bytes, used.disk_write_bytes)
 
 
 def _refuse(name: str, budget: int, cost: int, used: int) -> None:
     if used + cost > budget:
-        raise UsageError(
+        raise RefusedError(
             f"the run may use {_gib(cost)} of budget {name} = {_gib(budget)}, of which {_gib(used)} are spent: "
             "raise the budget, wait, or run at a smaller scale"
         )

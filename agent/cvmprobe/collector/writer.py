@@ -81,10 +81,10 @@ class Writer:
         self._count(_rows(batch))
 
     async def samples(self, stream: StreamKey, block: SampleBlock) -> None:
-        """Take raw operations; waits like ``batch``."""
-        await self._room(stream)
+        """Take raw operations and wait until they are stored, or given up and counted: they are sent only once."""
         self._work.samples.append((stream, block))
-        self._count(1)
+        with suppress(StoreError):  # of something else
+            await self.flush(stream)
 
     def act(self, act: Act, stream: StreamKey | None = None) -> None:
         """Take another write; those of one stream keep their order, and come after its batches."""

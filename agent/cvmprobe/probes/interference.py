@@ -30,12 +30,12 @@ class Throttle:
     """How often the CPU quota of this process's cgroup (v2, else v1) stopped it, since the last look."""
 
     def __init__(self, root: Path = Path("/")) -> None:
-        self._stat = _cpu_stat(root)
+        self.stat = _cpu_stat(root)
         self._seen = self.count()
 
     def count(self) -> int | None:
         """Periods throttled so far; None where no quota is kept or the file cannot be read."""
-        return None if self._stat is None else _throttled(self._stat)
+        return None if self.stat is None else _throttled(self.stat)
 
     def rose(self) -> bool:
         """Whether it happened again since the last call; unknown is no rise."""

@@ -1,0 +1,138 @@
+"""Which trusted execution environment this is, judged from evidence. Pure: what is read elsewhere is given.
+
+    CPUID                                    says
+    0x80000000 ≥ 0x8000001F: EAX[1] [3] [4]  AMD: SEV, SEV-ES, SEV-SNP on (without a hypervisor: able to host it)
+    0 ≥ 0x21: "IntelTDX    "                 Intel: a TDX guest
+    0x40000000 "Microsoft Hv"
+      0x40000003 EBX[22]                     this partition is isolated, so the next leaf counts
+      0x4000000C EAX[0], EBX[3:0]            a paravisor is there (it may hide the bits above); 2 SEV-SNP, 3 TDX
+                 EBX[5], EBX[11:6]           whether a shared-memory boundary is in use, and at which address bit
+
+A hypervisor can forge CPUID, and files follow it, so nothing here is attested.
+"""
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cvmprobe.model.environment import Confidence, TeeKind, TeeVerdict
+
+__all__ = ["LEAVES", "TEE_FILES", "VMPL_FILE", "Evidence", "Registers", "judge_tee"]
+
+Registers = tuple[int, int, int, int]  # eax, ebx, ecx, edx
+
+_BASIC, _FEATURES, _TDX = 0x0, 0x1, 0x21
+_HYPERVISOR, _HYPERV_PRIVILEGES, _HYPERV_ISOLATION = 0x40000000, 0x40000003, 0x4000000C
+_EXTENDED, _AMD_ENCRYPTION = 0x80000000, 0x8000001F
+
+LEAVES = (
+    _BASIC,
+    _FEATURES,
+    _TDX,
+    _HYPERVISOR,
+    _HYPERV_PRIVILEGES,
+    _HYPERV_ISOLATION,
+    _EXTENDED,
+    _AMD_ENCRYPTION,
+)
+
+VMPL_FILE = "/sys/devices/system/cpu/sev/vmpl"
+TEE_FILES = {
+    "/dev/sev-guest": TeeKind.SEV_SNP,
+    "/dev/tdx_guest": TeeKind.TDX,
+    "/dev/tdx-guest": TeeKind.TDX,
+    VMPL_FILE: TeeKind.SEV_SNP,
+}
+_ISOLATION = {2: TeeKind.SEV_SNP, 3: TeeKind.TDX}
+_NONE_CONFIDENCE = {True: Confidence.MEDIUM, False: Confidence.HIGH}  # a hypervisor could hide what it does
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What was found. ``leaves`` is None where there is no CPUID; ``files`` are those of interest that exist."""
+
+    leaves: Mapping[int, Registers] | None
+    files: frozenset[str] = frozenset()
+    vmpl: int | None = None
+
+
+def judge_tee(evidence: Evidence) -> TeeVerdict:
+    """Return the verdict. CPUID leads, files support or contradict it; every reason is in ``evidence``."""
+    by_file, reasons = _by_files(evidence)
+    if evidence.leaves is None:
+        return _without_cpuid(by_file, [*reasons, "this processor has no CPUID"], evidence.vmpl)
+    processor = _Processor(evidence.leaves)
+    kind, paravisor, found = _by_cpuid(processor)
+    reasons = [*found, *reasons]
+    if kind is TeeKind.NONE:
+        if by_file:
+            return TeeVerdict(by_file, None, evidence.vmpl, Confidence.LOW, tuple(reasons))
+        return TeeVerdict(kind, False, None, _NONE_CONFIDENCE[processor.virtual], tuple(reasons))
+    if by_file and by_file is not kind:
+        return TeeVerdict(kind, paravisor, evidence.vmpl, Confidence.LOW, tuple(reasons))
+    confidence = Confidence.HIGH if by_file else Confidence.MEDIUM
+    if evidence.vmpl:
+        paravisor = True  # something more privileged than this kernel is in the machine
+    return TeeVerdict(kind, paravisor, evidence.vmpl, confidence, tuple(reasons))
+
+
+class _Processor:
+    """CPUID leaves, with those beyond the highest left out: they hold another leaf's answer."""
+
+    def __init__(self, leaves: Mapping[int, Registers]) -> None:
+        self._leaves = leaves
+        self.virtual = bool(self.leaf(_FEATURES)[2] >> 31 & 1)
+        self.hypervisor = _text(self.leaf(_HYPERVISOR), "bcd") if self.virtual else ""
+
+    def leaf(self, number: int) -> Registers:
+        """Return the registers of a leaf; zeros where it does not exist."""
+        base = number & 0xF0000000
+        highest = self._leaves.get(base, (0, 0, 0, 0))[0]
+        return self._leaves.get(number, (0, 0, 0, 0)) if number <= highest else (0, 0, 0, 0)
+
+
+def _text(registers: Registers, order: str) -> str:
+    values = dict(zip("abcd", registers, strict=True))
+    return struct.pack("<3I", *(values[name] for name in order)).decode("ascii", "replace")
+
+
+def _by_cpuid(processor: _Processor) -> tuple[TeeKind, bool | None, list[str]]:
+    """Return (kind, paravisor, reasons)."""
+    if not processor.virtual:
+        return TeeKind.NONE, False, ["CPUID 0x1 ECX[31]: no hypervisor"]
+    reasons = [f"CPUID 0x40000000: hypervisor {processor.hypervisor.rstrip(chr(0))!r}"]
+    if processor.hypervisor == "Microsoft Hv":
+        kind, paravisor, reason = _by_hyperv(processor)
+        reasons.append(reason)
+        if kind is not TeeKind.NONE:
+            return kind, paravisor, reasons
+    if _text(processor.leaf(_TDX), "bdc") == "IntelTDX    ":
+        return TeeKind.TDX, None, [*reasons, "CPUID 0x21: 'IntelTDX'"]
+    kind, reason = _by_amd(processor.leaf(_AMD_ENCRYPTION)[0])
+    return kind, None, [*reasons, reason]
+
+
+def _by_hyperv(processor: _Processor) -> tuple[TeeKind, bool | None, str]:
+    if not processor.leaf(_HYPERV_PRIVILEGES)[1] >> 22 & 1:
+        return TeeKind.NONE, False, "CPUID 0x40000003 EBX[22]: the partition is not isolated"
+    eax, ebx, _, _ = processor.leaf(_HYPERV_ISOLATION)
+    kind = _ISOLATION.get(ebx & 0xF, TeeKind.NONE)
+    boundary = f", shared memory above address bit {ebx >> 6 & 0x3F}" if ebx >> 5 & 1 else ""
+    return kind, bool(eax & 1), f"CPUID 0x4000000C EAX {eax:#x} EBX {ebx:#x}: isolation {ebx & 0xF}{boundary}"
+
+
+def _by_amd(eax: int) -> tuple[TeeKind, str]:
+    reason = f"CPUID 0x8000001F EAX {eax:#x}"
+    for bit, kind in ((4, TeeKind.SEV_SNP), (3, TeeKind.SEV_ES), (1, TeeKind.SEV)):
+        if eax >> bit & 1:
+            return kind, f"{reason}: bit {bit}"
+    return TeeKind.NONE, f"{reason}: no memory encryption" if eax else "no leaf tells of memory encryption"
+
+
+def _by_files(evidence: Evidence) -> tuple[TeeKind | None, list[str]]:
+    found = [(path, kind) for path, kind in TEE_FILES.items() if path in evidence.files]
+    return (found[0][1] if found else None), [f"{path} exists" for path, _ in found]
+
+
+def _without_cpuid(by_file: TeeKind | None, reasons: list[str], vmpl: int | None) -> TeeVerdict:
+    return TeeVerdict(by_file or TeeKind.UNKNOWN, None, vmpl, Confidence.LOW, tuple(reasons))

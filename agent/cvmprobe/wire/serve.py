@@ -3,11 +3,28 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import grpc
+
+from cvmprobe.errors import ConfigError
+from cvmprobe.v1 import ingest_pb2, probe_pb2
+from cvmprobe.v1.ingest_pb2_grpc import add_IngestServiceServicer_to_server
+from cvmprobe.v1.probe_pb2_grpc import add_ProbeServiceServicer_to_server
+from cvmprobe.wire.calls import Gate
+from cvmprobe.wire.channel import SHARED_OPTIONS
 from cvmprobe.wire.handler import IngestHandler, LiveHandler
 from cvmprobe.wire.identity import Authenticator
+from cvmprobe.wire.ingest_service import IngestService
+from cvmprobe.wire.probe_service import ProbeService
 from cvmprobe.wire.tls import ServerTls
 
 __all__ = ["serve"]
+
+_GRACE_S = 0.5  # for calls in flight when the server ends
+_OPTIONS = (
+    *SHARED_OPTIONS,
+    ("grpc.so_reuseport", 0),  # a second server on the same port is an error
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+)
 
 
 @asynccontextmanager
@@ -23,11 +40,54 @@ async def serve(
 ) -> AsyncIterator[int]:
     """Serve at ``listen`` (host:port, port 0: the kernel's choice) within the block; gives the port.
 
-    ``tls`` is asked at each handshake, so that a renewed certificate counts at once. A ``probe`` that is
-    no ProbeHandler (an agent's own) serves ListNodes, ListProbes, WatchWindows and WatchSamples; what is left
-    out answers UNIMPLEMENTED. ``health`` is open to all, ``reflection`` to viewers; both need the extra
-    [collector]. Leaving the block ends every call and leaves no task behind.
+    ``tls`` is asked at each handshake, from another thread, so that a renewed certificate counts at once. A
+    ``probe`` that is no ProbeHandler (an agent's own) serves ListNodes, ListProbes, WatchWindows and WatchSamples;
+    the other methods answer UNIMPLEMENTED. ``health`` is open to all, ``reflection`` to viewers; both need the
+    extra [collector]. Leaving the block ends every call and leaves no task behind.
     Raises ConfigError when the address cannot be bound.
     """
-    raise NotImplementedError((listen, tls, authenticator, ingest, probe, health, reflection))
-    yield 0
+    server = grpc.aio.server(interceptors=[Gate(authenticator)], options=_OPTIONS)
+    services: list[str] = []
+    if ingest is not None:
+        add_IngestServiceServicer_to_server(IngestService(ingest), server)
+        services.append(ingest_pb2.DESCRIPTOR.services_by_name["IngestService"].full_name)
+    if probe is not None:
+        add_ProbeServiceServicer_to_server(ProbeService(probe), server)
+        services.append(probe_pb2.DESCRIPTOR.services_by_name["ProbeService"].full_name)
+    if health:
+        await _add_health(server, services)
+    if reflection:
+        _add_reflection(server, services)
+    try:
+        port = server.add_secure_port(listen, _credentials(tls))
+    except RuntimeError as error:
+        raise ConfigError(f"cannot listen at {listen}: {error}") from error
+    await server.start()
+    try:
+        yield port
+    finally:
+        await server.stop(_GRACE_S)
+
+
+def _credentials(tls: Callable[[], ServerTls]) -> grpc.ServerCredentials:
+    def fetch() -> grpc.ServerCertificateConfiguration:
+        shown = tls()
+        return grpc.ssl_server_certificate_configuration([(shown.private_key_pem, shown.certificate_pem)])
+
+    return grpc.dynamic_ssl_server_credentials(fetch(), fetch)
+
+
+async def _add_health(server: grpc.aio.Server, services: list[str]) -> None:
+    from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # noqa: PLC0415 -- an agent does without it
+
+    servicer = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    for service in ("", *services):
+        await servicer.set(service, health_pb2.HealthCheckResponse.SERVING)
+    services.append(health.SERVICE_NAME)
+
+
+def _add_reflection(server: grpc.aio.Server, services: list[str]) -> None:
+    from grpc_reflection.v1alpha import reflection  # noqa: PLC0415 -- an agent does without it
+
+    reflection.enable_server_reflection([*services, reflection.SERVICE_NAME], server)

@@ -1,0 +1,131 @@
+"""How each call to our server goes: who may make it, how it ends, and what is said when it is refused."""
+
+import asyncio
+import functools
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from contextvars import ContextVar
+from typing import TypeVar
+
+import grpc
+
+from cvmprobe.errors import DeniedError, ProbeError, UnreachableError, UnsoundError, UsageError
+from cvmprobe.wire.identity import OPEN_METHODS, Authenticator, Principal, allowed
+
+__all__ = ["Gate", "NotServedError", "answered", "caller", "streamed"]
+
+Service = TypeVar("Service")
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+
+class NotServedError(UsageError):
+    """This server does not serve that method."""
+
+
+_CALLER: ContextVar[Principal] = ContextVar("caller")
+_STATUS: tuple[tuple[type[ProbeError], grpc.StatusCode], ...] = (
+    (DeniedError, grpc.StatusCode.PERMISSION_DENIED),
+    (UnreachableError, grpc.StatusCode.UNAVAILABLE),
+    (NotServedError, grpc.StatusCode.UNIMPLEMENTED),
+    (UsageError, grpc.StatusCode.INVALID_ARGUMENT),
+    (UnsoundError, grpc.StatusCode.FAILED_PRECONDITION),
+    (ProbeError, grpc.StatusCode.INTERNAL),
+)
+
+
+def caller() -> Principal:
+    """Who makes the call that this task serves."""
+    return _CALLER.get()
+
+
+class Gate(grpc.aio.ServerInterceptor):
+    """Stands before every method: no token, unknown token or wrong role, and the method is never reached."""
+
+    def __init__(self, authenticator: Authenticator) -> None:
+        self._authenticator = authenticator
+
+    async def intercept_service(
+        self,
+        continuation: "Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Request, Response] | None]]",
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> "grpc.RpcMethodHandler[Request, Response] | None":
+        """Let the call through, or answer it with UNAUTHENTICATED or PERMISSION_DENIED."""
+        method = handler_call_details.method
+        if method in OPEN_METHODS:
+            return await continuation(handler_call_details)
+        token = _bearer(handler_call_details)
+        principal = await self._authenticator.authenticate(token)
+        if principal is None:
+            reason = "the token is unknown or expired" if token else "no token was sent"
+            return _refusal(grpc.StatusCode.UNAUTHENTICATED, reason)
+        if not allowed(method, principal):
+            return _refusal(
+                grpc.StatusCode.PERMISSION_DENIED, f"{principal.name} ({principal.access}) may not call {method}"
+            )
+        _CALLER.set(principal)
+        return await continuation(handler_call_details)
+
+
+def _bearer(details: grpc.HandlerCallDetails) -> str:
+    for key, value in details.invocation_metadata or ():
+        if key == "authorization" and isinstance(value, str) and value.startswith("Bearer "):
+            return value.removeprefix("Bearer ")
+    return ""
+
+
+def _refusal(code: grpc.StatusCode, reason: str) -> "grpc.RpcMethodHandler[Request, Response]":
+    """Answer a call of any shape with a status, before any message of it is read."""
+
+    async def refuse(_requests: object, context: grpc.aio.ServicerContext[Request, Response]) -> None:
+        await context.abort(code, reason)
+
+    return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+@asynccontextmanager
+async def _answering(context: grpc.aio.ServicerContext[Request, Response]) -> AsyncIterator[None]:
+    """Turn our errors into statuses, and end the call when the caller's proof does."""
+    expires_unix_ms = caller().expires_unix_ms
+    left_s = None if expires_unix_ms is None else max(0.0, expires_unix_ms / 1e3 - time.time())
+    try:
+        async with asyncio.timeout(left_s) as proof:
+            yield
+    except TimeoutError:
+        if not proof.expired():
+            raise
+        await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the token has expired")
+    except ProbeError as error:
+        code = next(code for kind, code in _STATUS if isinstance(error, kind))
+        await context.abort(code, str(error))
+
+
+def answered(
+    method: Callable[[Service, Request], Awaitable[Response]],
+) -> Callable[[Service, Request, grpc.aio.ServicerContext[Request, Response]], Awaitable[Response]]:
+    """Make a unary method of a service from one that takes the request alone."""
+
+    @functools.wraps(method)
+    async def call(
+        service: Service, request: Request, context: grpc.aio.ServicerContext[Request, Response]
+    ) -> Response:
+        async with _answering(context):
+            return await method(service, request)
+        raise AssertionError("abort never returns")
+
+    return call
+
+
+def streamed(
+    method: Callable[[Service, Request], AsyncGenerator[Response, None]],
+) -> Callable[[Service, Request, grpc.aio.ServicerContext[Request, Response]], AsyncIterator[Response]]:
+    """Make a streaming method from an async generator; unlike gRPC alone, it closes the generator with the call."""
+
+    @functools.wraps(method)
+    async def call(service: Service, request: Request, context: grpc.aio.ServicerContext[Request, Response]) -> None:
+        async with _answering(context), aclosing(method(service, request)) as responses:
+            async for response in responses:
+                await context.write(response)
+
+    return call  # type: ignore[return-value] # stubs know generators, gRPC takes coroutines that write, too

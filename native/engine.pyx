@@ -58,18 +58,17 @@ def parse_placement(str text not None):
     if text in ("inherit", "same", "split"):
         return {"inherit": (), "same": tuple(allowed[:1]), "split": tuple(allowed)}[text]
     cpus = []
-    try:
-        for part in text.split(","):
-            first, _, last = part.partition("-")
-            cpus.extend(range(int(first), int(last or first) + 1))
-    except (ValueError, OverflowError, MemoryError):
-        cpus = []
-    if not cpus:
-        raise UsageError(f"placement {text!r}: say inherit, same, split, or a CPU list such as 0,2-3")
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or not (last if dash else first).isdecimal():
+            raise UsageError(f"placement {text!r}: say inherit, same, split, or a CPU list such as 0,2-3")
+        cpus.extend(range(int(first), min(int(last or first), PLACEMENT_MAX_CPUS) + 1))
+    if not cpus or len(cpus) > PLACEMENT_MAX_CPUS:
+        raise UsageError(f"placement {text!r}: it names {len(cpus)} CPUs, not 1 to {PLACEMENT_MAX_CPUS}")
     forbidden = sorted(set(cpus).difference(allowed))
     if forbidden:
         raise UsageError(f"placement {text!r}: this process may not run on CPU {forbidden[0]}, only on {allowed}")
-    return tuple(cpus[:PLACEMENT_MAX_CPUS])
+    return tuple(cpus)
 
 
 cdef int append(sources *to, unsigned int metric, void *where) except -1:

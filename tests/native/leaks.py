@@ -1,0 +1,42 @@
+"""Whether an action gives back what it takes: file descriptors, threads, memory."""
+
+import gc
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES
+
+
+def threads() -> int:
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
+def descriptors() -> set[str]:
+    """Open file descriptors and what they are; the one that lists them is gone by the time it is looked at."""
+    found = set()
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            found.add(f"{entry.name} {entry.readlink()}")
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def assert_no_leak(action: Callable[[], object], *, repeats: int = 60, allowed_bytes: int = 4 * 1024 * 1024) -> None:
+    """Repeat an action that should touch far more than ``allowed_bytes / repeats`` and see that nothing stays."""
+    for _ in range(5):  # caches fill once
+        action()
+    gc.collect()
+    before = descriptors(), threads(), resident_bytes()
+    for _ in range(repeats):
+        action()
+    gc.collect()
+    assert descriptors() == before[0]
+    assert threads() == before[1]
+    grown = resident_bytes() - before[2]
+    assert grown <= allowed_bytes, f"{grown} bytes stayed after {repeats} repeats"

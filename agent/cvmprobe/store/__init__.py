@@ -47,7 +47,8 @@ class Store(Protocol):
     def commit(self, stream: StreamKey, batches: Sequence[Batch]) -> None:
         """Store batches in one transaction. A (stream, seq) that is here already is dropped.
 
-        A batch that was declared lost and comes after all is stored, and its gap shrinks.
+        A batch that was declared lost and comes after all is stored, and its gap shrinks. StoreError for a
+        window of another endpoint than the stream's.
         """
 
     def stored_seq(self, stream: StreamKey) -> int:
@@ -83,9 +84,6 @@ class Store(Protocol):
     def add_samples(self, stream: StreamKey, block: SampleBlock) -> None:
         """Store raw operations. They carry no number: a block given twice is stored twice."""
 
-    def samples(self, selection: Selection = EVERYTHING, time_range: TimeRange = FOREVER) -> Iterator[SampleBlock]:
-        """Yield stored blocks whose clock pair was read within the range, in that order."""
-
     def put_run(self, run: Run) -> None:
         """Keep a run as it stands; replaces what was kept under its id."""
 
@@ -95,14 +93,18 @@ class Store(Protocol):
     def prune(self, before_unix_ms: int, max_bytes: int) -> int:
         """Delete windows and samples that ended before that time, then the oldest until the store fits.
 
-        Raw samples go before windows; runs, gaps and nodes stay. Returns the number of windows and blocks deleted.
+        Raw samples go before windows; runs, gaps and nodes stay. Space comes back in groups of rows, so more may
+        go than had to. Returns the number of rows deleted.
         """
 
     def export_windows(self, path: Path, selection: Selection, time_range: TimeRange) -> int:
         """Write ``windows.parquet`` to ``path``: one row per window and metric. Returns the number of rows."""
 
-    def export_samples(self, path: Path, selection: Selection, time_range: TimeRange) -> int:
-        """Write ``samples.parquet`` to ``path``: one row per operation. Returns the number of rows."""
+    def export_samples(self, path: Path, selection: Selection, time_range: TimeRange) -> tuple[int, int]:
+        """Write ``samples.parquet`` to ``path``: one row per operation, of the blocks whose clocks were read in range.
+
+        Returns the number of rows, and of samples that were lost on the way.
+        """
 
     def close(self) -> None:
         """Close the files; twice is fine."""

@@ -1,0 +1,255 @@
+/* The initiator's end of a session: dial every socket until its hello is answered, then wait for the results.
+ *
+ *     dial: connect ── hello ── reply ── next socket        closed, refused: again with a new nonce, for 2 s
+ *     data sockets are handed to their threads; the control socket stays here and is silent until the results
+ */
+#ifndef CVMPROBE_INITIATOR_H
+#define CVMPROBE_INITIATOR_H
+
+#include <fcntl.h>
+#include <linux/tcp.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <stdio.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#include "clock.h"
+#include "session.h"
+
+#define INITIATOR_PATIENCE_NS UINT64_C(2000000000) /* without any progress */
+#define INITIATOR_PAUSE_NS UINT64_C(10000000)      /* between two tries */
+#define INITIATOR_DRAIN_NS UINT64_C(2000000000)    /* from the deadline to the last byte of the results */
+#define INITIATOR_SLICE_MS 50                      /* longest wait without a look at whether to go on */
+
+struct initiator {
+    struct session_key key;
+    struct session_terms terms;
+    struct hello control; /* as it was sent and answered */
+    struct sockaddr_storage address;
+    socklen_t address_bytes;
+    int fds[1 + SESSION_MAX_SOCKETS]; /* -1: not open */
+    uint32_t answered;                /* sockets whose hello was answered */
+    /* the try under way */
+    struct hello hello;
+    struct reply reply;
+    uint32_t received; /* of the reply */
+    int connected;
+    uint64_t retry_ns;
+    uint64_t give_up_ns;
+    int cause; /* -errno of the last try that failed */
+    /* the budget and the end */
+    uint64_t reserved; /* atomic: payload bytes the senders have taken */
+    uint64_t max_bytes;
+    uint32_t complete; /* atomic: results and bins are there and true */
+    struct results results;
+    uint64_t bins[SESSION_MAX_BINS];
+};
+
+static inline void initiator_init(struct initiator *s)
+{
+    for (unsigned i = 0; i <= SESSION_MAX_SOCKETS; i++)
+        s->fds[i] = -1;
+}
+
+/* Take up to `wanted` bytes of the session's budget, for one sender. Returns what may be sent; 0: it is used up. */
+static inline uint64_t initiator_reserve(struct initiator *s, uint64_t wanted)
+{
+    uint64_t taken = __atomic_fetch_add(&s->reserved, wanted, __ATOMIC_RELAXED);
+    if (taken >= s->max_bytes)
+        return 0;
+    return s->max_bytes - taken < wanted ? s->max_bytes - taken : wanted;
+}
+
+/* Find the peer; a name is resolved here, once. Returns 0 or -errno. */
+static inline int initiator_resolve(struct initiator *s, const char *host, uint16_t port)
+{
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV};
+    struct addrinfo *found;
+    char service[8];
+    snprintf(service, sizeof service, "%u", port);
+    int error = getaddrinfo(host, service, &hints, &found);
+    if (error)
+        return error == EAI_SYSTEM ? -errno : error == EAI_MEMORY ? -ENOMEM : -EADDRNOTAVAIL;
+    memcpy(&s->address, found->ai_addr, found->ai_addrlen);
+    s->address_bytes = found->ai_addrlen;
+    freeaddrinfo(found);
+    return 0;
+}
+
+/* -- one try -- */
+
+/* Give up this try. Returns 0 where another may do better, else the error. */
+static inline int initiator_retry(struct initiator *s, int error)
+{
+    int *fd = &s->fds[s->answered];
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+    s->cause = error;
+    s->retry_ns = clock_now_ns() + INITIATOR_PAUSE_NS;
+    switch (-error) {
+    case ECONNREFUSED: case ECONNRESET: case ECONNABORTED: case EPIPE: case ETIMEDOUT: case EHOSTUNREACH:
+    case ENETUNREACH:
+        return 0;
+    }
+    return error;
+}
+
+static inline int initiator_connect(struct initiator *s)
+{
+    int fd = s->fds[s->answered] = socket(s->address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    s->connected = 0;
+    s->received = 0;
+    if (fd < 0)
+        return -errno;
+    return connect(fd, (struct sockaddr *)&s->address, s->address_bytes) && errno != EINPROGRESS ? -errno : 0;
+}
+
+static inline int initiator_say_hello(struct initiator *s, int fd)
+{
+    uint8_t data[sizeof(struct hello) + sizeof(struct session_terms)];
+    int error = 0;
+    socklen_t size = sizeof error;
+    if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) || error)
+        return error ? -error : -errno;
+    s->connected = 1;
+    s->hello = s->control;
+    s->hello.index = (uint16_t)s->answered;
+    if (getrandom(s->hello.nonce, SESSION_NONCE_BYTES, 0) != SESSION_NONCE_BYTES)
+        return -EIO;
+    if (!s->answered)
+        memcpy(s->hello.control_nonce, s->hello.nonce, SESSION_NONCE_BYTES);
+    size_t bytes = hello_pack(data, &s->key, s->hello, s->answered ? NULL : &s->terms);
+    memcpy(&s->hello, data, sizeof s->hello);
+    ssize_t n = send(fd, data, bytes, MSG_NOSIGNAL);
+    return n == (ssize_t)bytes ? 0 : n < 0 ? -errno : -EPIPE;
+}
+
+/* The socket is the session's now; data sockets block, at most for a slice. */
+static inline void initiator_keep(struct initiator *s, int fd)
+{
+    static const struct timeval slice = {.tv_usec = INITIATOR_SLICE_MS * 1000};
+    static const int on = 1;
+    if (!s->answered) {
+        s->control = s->hello;
+    } else {
+        fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
+        setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &slice, sizeof slice);
+        setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &slice, sizeof slice);
+        if (s->terms.response_bytes)
+            setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    }
+    s->answered++;
+    s->retry_ns = 0;
+    s->give_up_ns = clock_now_ns() + INITIATOR_PATIENCE_NS;
+}
+
+static inline int initiator_read_reply(struct initiator *s, int fd)
+{
+    ssize_t n = recv(fd, (char *)&s->reply + s->received, sizeof s->reply - s->received, 0);
+    if (n < 0)
+        return errno == EAGAIN || errno == EINTR ? 0 : -errno;
+    if (n == 0)
+        return -ECONNRESET; /* closed without a word */
+    s->received += (uint32_t)n;
+    if (s->received < sizeof s->reply)
+        return 0;
+    if (!reply_verify(&s->key, &s->reply, &s->hello))
+        return -EBADMSG;
+    initiator_keep(s, fd);
+    return 0;
+}
+
+/* Dial on for one slice. Returns 0 when all sockets are answered, -EAGAIN to be called again, or the final -errno. */
+static inline int initiator_dial(struct initiator *s)
+{
+    uint64_t slice_end_ns = clock_now_ns() + INITIATOR_SLICE_MS * UINT64_C(1000000);
+    if (!s->give_up_ns)
+        s->give_up_ns = clock_now_ns() + INITIATOR_PATIENCE_NS;
+    while (s->answered <= s->terms.sockets) {
+        uint64_t now_ns = clock_now_ns();
+        int fd = s->fds[s->answered], error = 0;
+        if (now_ns >= s->give_up_ns)
+            return s->cause ? s->cause : -ETIMEDOUT;
+        if (now_ns >= slice_end_ns)
+            return -EAGAIN;
+        if (fd < 0 && now_ns < s->retry_ns) {
+            clock_sleep_until(s->retry_ns);
+        } else if (fd < 0) {
+            error = initiator_connect(s);
+        } else {
+            struct pollfd p = {.fd = fd, .events = s->connected ? POLLIN : POLLOUT};
+            if (poll(&p, 1, INITIATOR_SLICE_MS) > 0)
+                error = s->connected ? initiator_read_reply(s, fd) : initiator_say_hello(s, fd);
+        }
+        if (error && (error = initiator_retry(s, error)))
+            return error;
+    }
+    return 0;
+}
+
+/* -- the end -- */
+
+/* Read exactly `size` bytes from the control socket while *running and until `until_ns`. Returns 0 or -errno. */
+static inline int initiator_read(struct initiator *s, void *to, size_t size, const uint32_t *running, uint64_t until_ns)
+{
+    uint8_t *at = (uint8_t *)to;
+    while (size) {
+        ssize_t n = recv(s->fds[0], at, size, 0);
+        if (n == 0)
+            return -ECONNRESET;
+        if (n < 0 && errno != EAGAIN && errno != EINTR)
+            return -errno;
+        if (n > 0) {
+            at += n;
+            size -= (size_t)n;
+            continue;
+        }
+        if (!__atomic_load_n(running, __ATOMIC_RELAXED))
+            return -ECANCELED;
+        if (clock_now_ns() >= until_ns)
+            return -ETIMEDOUT;
+        struct pollfd p = {.fd = s->fds[0], .events = POLLIN};
+        poll(&p, 1, INITIATOR_SLICE_MS);
+    }
+    return 0;
+}
+
+/* Wait for the results; they may come before the deadline when the budget is used up. Returns 0 or -errno. */
+static inline int initiator_await_results(struct initiator *s, const uint32_t *running, uint64_t deadline_ns)
+{
+    uint64_t until_ns = deadline_ns > UINT64_MAX - INITIATOR_DRAIN_NS ? UINT64_MAX : deadline_ns + INITIATOR_DRAIN_NS;
+    int error = initiator_read(s, &s->results, sizeof s->results, running, until_ns);
+    if (error)
+        return error;
+    if (!results_sound(&s->results, &s->control, &s->terms))
+        return -EPROTO;
+    error = initiator_read(s, s->bins, s->results.bins * sizeof s->bins[0], running, until_ns);
+    if (error)
+        return error;
+    if (!results_verify(&s->key, &s->results, s->bins))
+        return -EBADMSG;
+    __atomic_store_n(&s->complete, 1, __ATOMIC_RELEASE);
+    return 0;
+}
+
+/* Close all sockets. A session that is not complete is torn down, so that the peer does not take it for drained. */
+static inline void initiator_close(struct initiator *s)
+{
+    static const struct linger now = {.l_onoff = 1};
+    for (unsigned i = 0; i <= SESSION_MAX_SOCKETS; i++) {
+        if (s->fds[i] < 0)
+            continue;
+        if (!s->complete)
+            setsockopt(s->fds[i], SOL_SOCKET, SO_LINGER, &now, sizeof now);
+        close(s->fds[i]);
+        s->fds[i] = -1;
+    }
+    explicit_bzero(&s->key, sizeof s->key);
+}
+
+#endif

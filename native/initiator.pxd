@@ -1,0 +1,38 @@
+"""initiator.h, and what every engine with a peer shares: its session."""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from cvmprobe.native.engine cimport Engine
+from cvmprobe.native.session cimport hello, results, session_key, session_terms
+from cvmprobe.native.worker cimport worker
+
+
+cdef extern from "initiator.h" nogil:
+    const uint64_t INITIATOR_DRAIN_NS
+    struct initiator:
+        session_key key
+        session_terms terms
+        hello control
+        int *fds
+        uint64_t max_bytes
+        uint32_t complete
+        results results
+        uint64_t *bins
+    void initiator_init(initiator *s)
+    uint64_t initiator_reserve(initiator *s, uint64_t wanted)
+    int initiator_resolve(initiator *s, const char *host, uint16_t port)
+    int initiator_dial(initiator *s)
+    int initiator_await_results(initiator *s, const uint32_t *running, uint64_t deadline_ns)
+    void initiator_close(initiator *s)
+
+
+cdef void await_results(worker *w, initiator *session) noexcept nogil
+
+
+cdef class Initiator(Engine):
+    cdef initiator _session
+    cdef str _host
+    cdef uint16_t _port
+    cdef object _giving_up
+    cdef int _invite(self, uint8_t kind, session_terms terms, object session) except -1
+    cdef int _raise_dial(self, int error) except -1

@@ -1,0 +1,105 @@
+"""What every engine with a peer shares: it dials its session when armed, and takes the responder's results at the end.
+
+The last worker of such an engine is the control socket's: silent until the results, then over.
+"""
+
+import os
+
+from libc.errno cimport (
+    EADDRNOTAVAIL, EAGAIN, EBADMSG, ECONNABORTED, ECONNREFUSED, ECONNRESET, EHOSTUNREACH, ENETUNREACH, EPIPE,
+    ETIMEDOUT,
+)
+from libc.stdint cimport uint8_t
+
+from cvmprobe.errors import DeniedError, EngineError, UnreachableError, UsageError, WireError
+
+from cvmprobe.native.engine cimport Engine
+from cvmprobe.native.initiator cimport (
+    initiator, initiator_await_results, initiator_close, initiator_dial, initiator_init, initiator_resolve,
+)
+from cvmprobe.native.session cimport session_id_set, session_key_set, session_terms, session_terms_sound
+from cvmprobe.native.worker cimport worker, worker_fail
+
+
+cdef extern from "<errno.h>" nogil:
+    enum:
+        ECANCELED
+
+
+cdef void await_results(worker *w, initiator *session) noexcept nogil:
+    """Loop of the control socket's worker. No results within the drain are no failure: the session is cut."""
+    cdef int error = initiator_await_results(session, &w.running, w.deadline_ns)
+    if error < 0 and error != -ECANCELED and error != -ETIMEDOUT:
+        worker_fail(w, b"receive the responder's results", -error)
+
+
+cdef class Initiator(Engine):
+    """An engine with a session. `session` of a subclass is (host, port, id, key, max_bytes, giving_up)."""
+
+    cdef int _invite(self, uint8_t kind, session_terms terms, object session) except -1:
+        """Keep the terms and whom to offer them to; nothing is dialed before arm()."""
+        host, port, session_id, key, max_bytes, giving_up = session
+        if not session_terms_sound(kind, &terms):
+            raise UsageError(f"no responder keeps these terms: {terms}")
+        initiator_init(&self._session)
+        self._session.terms = terms
+        self._session.control.kind = kind
+        self._session.max_bytes = max_bytes
+        session_id_set(self._session.control.session_id, session_id)
+        session_key_set(&self._session.key, key)
+        self._host = host
+        self._port = port
+        self._giving_up = giving_up
+        return 0
+
+    cdef int _open(self) except -1:
+        cdef int error
+        cdef bytes host = self._host.encode()
+        cdef const char *name = host
+        with nogil:
+            error = initiator_resolve(&self._session, name, self._port)
+        while not error:
+            with nogil:
+                error = initiator_dial(&self._session)
+            if error == 0:
+                return 0
+            if error == -EAGAIN and not self._giving_up():
+                error = 0
+        return self._raise_dial(error)
+
+    cdef int _raise_dial(self, int error) except -1:
+        peer = f"peer {self._host} port {self._port}"
+        reason = os.strerror(-error)
+        if error == -EAGAIN:
+            raise WireError(f"{peer}: stopped while dialing")
+        if error in (-ECONNRESET, -ECONNABORTED, -EPIPE):
+            raise DeniedError(f"{peer}: it closed the connection without a word: it has not admitted this session, "
+                              "or holds another key; look whether its lease was revoked")
+        if error == -EBADMSG:
+            raise WireError(f"{peer}: what answers there does not know the session's key; check the address")
+        if error in (-ECONNREFUSED, -ETIMEDOUT, -EHOSTUNREACH, -ENETUNREACH, -EADDRNOTAVAIL):
+            raise UnreachableError(f"{peer}: nobody answers ({reason}); check that its agent runs and that no network "
+                                   "policy stands between")
+        raise EngineError("connect", -error, f"dial {peer}")
+
+    cdef void _release(self) noexcept nogil:
+        initiator_close(&self._session)
+
+    @property
+    def results(self):
+        """What the responder counted: bytes, operations, first_ns, last_ns, cpu_ns; None unless the session drained."""
+        if not self._session.complete:
+            return None
+        found = self._session.results
+        return {
+            "bytes": found.bytes,
+            "operations": found.operations,
+            "first_ns": found.first_ns,
+            "last_ns": found.last_ns,
+            "cpu_ns": found.cpu_ns,
+        }
+
+    @property
+    def bins(self):
+        """Bytes that reached the responder in each interval, and after the deadline; empty unless it told."""
+        return [self._session.bins[i] for i in range(self._session.results.bins)] if self._session.complete else []

@@ -1,0 +1,227 @@
+/* The responder: one thread that listens, lets sessions in, cuts and frees them, and never waits for any one peer.
+ *
+ * Its sockets never block, hellos have a deadline and a bounded number of places, sessions are served by others.
+ */
+#ifndef CVMPROBE_RESPONDER_H
+#define CVMPROBE_RESPONDER_H
+
+#include "responder_door.h"
+
+/* -- its thread -- */
+
+/* Whom to wait for, and how long: fills `fds` (listener, wake, handshakes, controls) and returns their number. */
+static inline nfds_t responder_watch(struct responder *r, struct pollfd *fds, uint64_t now_ns, uint64_t *until_ns)
+{
+    nfds_t n = 0;
+    *until_ns = UINT64_MAX;
+    fds[n++] = (struct pollfd){.fd = now_ns < r->accept_after_ns ? -1 : r->listener, .events = POLLIN};
+    if (now_ns < r->accept_after_ns)
+        *until_ns = r->accept_after_ns;
+    fds[n++] = (struct pollfd){.fd = r->wake, .events = POLLIN};
+    for (unsigned i = 0; i < RESPONDER_MAX_HANDSHAKES; i++) {
+        const struct handshake *c = &r->handshakes[i];
+        fds[n++] = (struct pollfd){.fd = c->fd, .events = POLLIN};
+        if (c->fd >= 0 && c->until_ns < *until_ns)
+            *until_ns = c->until_ns;
+    }
+    pthread_mutex_lock(&r->lock);
+    for (uint32_t i = 0; i < r->session_count; i++) {
+        const struct session *s = r->sessions[i];
+        uint64_t end_ns = session_end_ns(s);
+        fds[n++] = (struct pollfd){.fd = session_running(s) ? s->fd : -1, .events = POLLIN | POLLRDHUP};
+        if (session_running(s) && end_ns < *until_ns)
+            *until_ns = end_ns;
+    }
+    pthread_mutex_unlock(&r->lock);
+    return n;
+}
+
+/* A control socket says nothing after its hello, so whatever happens on it ends its session. */
+static inline void responder_watched(struct responder *r, const struct pollfd *fds, nfds_t n, uint64_t now_ns)
+{
+    eventfd_t ignored;
+    if (fds[1].revents)
+        eventfd_read(r->wake, &ignored);
+    for (unsigned i = 0; i < RESPONDER_MAX_HANDSHAKES; i++) {
+        struct handshake *c = &r->handshakes[i];
+        if (c->fd < 0 || (fds[2 + i].revents && handshake_read(r, c, now_ns)) || now_ns < c->until_ns)
+            continue;
+        responder_counted(r, COUNT_TIMED_OUT);
+        handshake_close(c);
+    }
+    if (fds[0].revents)
+        responder_accept(r, now_ns);
+    pthread_mutex_lock(&r->lock);
+    for (nfds_t i = 2 + RESPONDER_MAX_HANDSHAKES; i < n; i++)
+        for (uint32_t k = 0; fds[i].revents && k < r->session_count; k++)
+            if (r->sessions[k]->fd == fds[i].fd)
+                session_cut(r->sessions[k]);
+    responder_reap(r, now_ns);
+    pthread_mutex_unlock(&r->lock);
+}
+
+static inline void responder_loop(struct worker *w)
+{
+    struct responder *r = (struct responder *)w;
+    struct pollfd fds[2 + RESPONDER_MAX_HANDSHAKES + RESPONDER_MAX_SESSIONS];
+    while (worker_running(w)) {
+        uint64_t until_ns, now_ns = clock_now_ns();
+        nfds_t n = responder_watch(r, fds, now_ns, &until_ns);
+        uint64_t left_ms = until_ns <= now_ns ? 0 : (until_ns - now_ns) / 1000000 + 1;
+        poll(fds, n, until_ns == UINT64_MAX ? -1 : left_ms > 60000 ? 60000 : (int)left_ms);
+        responder_watched(r, fds, n, clock_now_ns());
+    }
+}
+
+/* -- for its owner -- */
+
+/* Listen on a numeric address, without resolving names. Returns the socket or -errno, and the call in *call. */
+static inline int responder_listen(const char *host, uint16_t port, const char **call)
+{
+    static const int on = 1, off = 0;
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV | AI_PASSIVE};
+    struct addrinfo *found;
+    char service[8];
+    snprintf(service, sizeof service, "%u", port);
+    *call = "getaddrinfo";
+    if (getaddrinfo(host, service, &hints, &found))
+        return -EINVAL;
+    *call = "socket";
+    int fd = socket(found->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    int error = fd < 0 ? -errno : 0;
+    if (!error) {
+        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+        if (found->ai_family == AF_INET6)
+            setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof off);
+        *call = "bind";
+        error = bind(fd, found->ai_addr, found->ai_addrlen) ? -errno : 0;
+    }
+    if (!error) {
+        *call = "listen";
+        error = listen(fd, SOMAXCONN) ? -errno : 0;
+    }
+    freeaddrinfo(found);
+    if (!error)
+        return fd;
+    if (fd >= 0)
+        close(fd);
+    return error;
+}
+
+/* Start the thread of a zeroed responder on port `port` (0: the kernel's choice). Returns 0 or -errno. */
+static inline int responder_open(struct responder *r, const char *host, uint16_t port, const char **call)
+{
+    r->wake = -1;
+    for (unsigned i = 0; i < RESPONDER_MAX_HANDSHAKES; i++)
+        r->handshakes[i].fd = -1;
+    pthread_mutex_init(&r->lock, NULL);
+    r->listener = responder_listen(host, port, call);
+    if (r->listener < 0)
+        return r->listener;
+    *call = "eventfd";
+    r->wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (r->wake < 0)
+        return -errno;
+    r->gate.go = 1;
+    r->worker.gate = &r->gate;
+    r->worker.loop = responder_loop;
+    strcpy(r->worker.name, "cvm-responder");
+    *call = "pthread_create";
+    return worker_spawn(&r->worker);
+}
+
+static inline uint16_t responder_port(const struct responder *r)
+{
+    struct sockaddr_storage address;
+    socklen_t size = sizeof address;
+    if (getsockname(r->listener, (struct sockaddr *)&address, &size))
+        return 0;
+    return ntohs(address.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&address)->sin6_port
+                                               : ((struct sockaddr_in *)&address)->sin_port);
+}
+
+static inline uint32_t responder_sessions(struct responder *r)
+{
+    pthread_mutex_lock(&r->lock);
+    uint32_t count = r->session_count;
+    pthread_mutex_unlock(&r->lock);
+    return count;
+}
+
+/* Carry a new end and a new allowance over to the session that runs. */
+static inline void responder_renew(struct responder *r, struct admission *a)
+{
+    struct session *s = responder_find(r, a->session_id);
+    if (s) {
+        responder_charge(r, s);
+        __atomic_store_n(&s->tally.limit, s->charged_bytes + a->max_bytes, __ATOMIC_RELAXED);
+        s->deadline_ns = responder_deadline(a, &s->terms, clock_now_ns());
+    }
+    a->spent_bytes = 0;
+}
+
+/* Returns 0 or -ENOSPC. The same id, kind and key again renew the admission: a new end, a new allowance of bytes, also
+ * for the session that runs; nonces stay used. */
+static inline int responder_admit(struct responder *r, const uint8_t *session_id, const struct session_key *key,
+                                  uint8_t kind, uint64_t valid_until_ns, uint64_t max_bytes)
+{
+    pthread_mutex_lock(&r->lock);
+    struct admission *a = admission_find(r->admissions, session_id);
+    if (a && (a->kind != kind || memcmp(&a->key, key, sizeof *key))) {
+        responder_cut(r, session_id);
+        admission_clear(a);
+        a = NULL;
+    }
+    if (!a)
+        a = admission_place(r->admissions, clock_now_ns());
+    if (a) {
+        a->used = 1;
+        a->kind = kind;
+        a->key = *key;
+        memcpy(a->session_id, session_id, SESSION_ID_BYTES);
+        a->valid_until_ns = valid_until_ns;
+        a->max_bytes = max_bytes;
+        responder_renew(r, a);
+    }
+    pthread_mutex_unlock(&r->lock);
+    eventfd_write(r->wake, 1); /* an end may have come nearer */
+    return a ? 0 : -ENOSPC;
+}
+
+/* Forget an id and end its session at once. */
+static inline void responder_revoke(struct responder *r, const uint8_t *session_id)
+{
+    pthread_mutex_lock(&r->lock);
+    struct admission *a = admission_find(r->admissions, session_id);
+    responder_cut(r, session_id);
+    if (a)
+        admission_clear(a);
+    pthread_mutex_unlock(&r->lock);
+    eventfd_write(r->wake, 1);
+}
+
+/* Stop, cut all sessions, wait for their services, free everything but *r itself. Also after a failed open. */
+static inline void responder_close(struct responder *r)
+{
+    __atomic_store_n(&r->worker.running, 0, __ATOMIC_RELAXED);
+    if (r->wake >= 0)
+        eventfd_write(r->wake, 1);
+    worker_join(&r->worker);
+    for (unsigned i = 0; i < RESPONDER_MAX_HANDSHAKES; i++)
+        if (r->handshakes[i].fd >= 0)
+            handshake_close(&r->handshakes[i]);
+    for (uint32_t i = 0; i < r->session_count; i++)
+        session_cut(r->sessions[i]);
+    for (uint32_t i = 0; i < r->session_count; i++)
+        session_free(r->sessions[i]);
+    r->session_count = 0;
+    for (unsigned i = 0; i < ADMISSION_MAX; i++)
+        admission_clear(&r->admissions[i]);
+    if (r->wake >= 0)
+        close(r->wake);
+    if (r->listener >= 0)
+        close(r->listener);
+    r->wake = r->listener = -1;
+}
+
+#endif

@@ -1,0 +1,277 @@
+/* Who gets into a responder: its state, the hellos it reads, the sessions it opens for them.
+ *
+ *     accept ── hello within 2 s ──┬─ right: reply; control socket watched, data socket to a service of its session
+ *                                  └─ wrong, late, replayed, unknown: closed without a word
+ */
+#ifndef CVMPROBE_RESPONDER_DOOR_H
+#define CVMPROBE_RESPONDER_DOOR_H
+
+#include <fcntl.h>
+#include <linux/tcp.h>
+#include <netdb.h>
+#include <netinet/in.h>
+
+#include "admission.h"
+#include "responder_session.h"
+
+#define RESPONDER_MAX_HANDSHAKES 128
+#define RESPONDER_MAX_SESSIONS 256
+#define RESPONDER_MAX_SERVICES 1024
+#define RESPONDER_KINDS 16
+#define RESPONDER_HELLO_NS UINT64_C(2000000000)
+#define RESPONDER_PAUSE_NS UINT64_C(50000000) /* without descriptors, before accepting again */
+
+enum responder_count {
+    COUNT_CONNECTIONS,
+    COUNT_HELLOS,
+    COUNT_MALFORMED,
+    COUNT_UNKNOWN,
+    COUNT_FORGED,
+    COUNT_REPLAYED,
+    COUNT_REFUSED,
+    COUNT_TIMED_OUT,
+    COUNT_SESSIONS,
+    COUNT_COMPLETED,
+    COUNT_CUT,
+    RESPONDER_COUNTS,
+};
+
+struct handshake {
+    int fd; /* -1: free */
+    uint32_t received;
+    uint64_t until_ns;
+    uint8_t data[sizeof(struct hello) + SESSION_MAX_TERMS];
+};
+
+struct responder {
+    struct worker worker;
+    struct gate gate;
+    service_loop serve[RESPONDER_KINDS]; /* by kind; NULL: not served */
+    int listener;
+    int wake;
+    uint64_t accept_after_ns;
+    uint64_t counts[RESPONDER_COUNTS]; /* single writer: the responder's thread */
+    struct handshake handshakes[RESPONDER_MAX_HANDSHAKES];
+    pthread_mutex_t lock; /* guards what follows */
+    struct admission admissions[ADMISSION_MAX];
+    struct session *sessions[RESPONDER_MAX_SESSIONS];
+    uint32_t session_count;
+    uint32_t service_count;
+};
+
+static inline void responder_counted(struct responder *r, enum responder_count what)
+{
+    counter_add(&r->counts[what], 1);
+}
+
+/* -- sessions; the lock is held -- */
+
+static inline struct session *responder_find(struct responder *r, const uint8_t *session_id)
+{
+    for (uint32_t i = 0; i < r->session_count; i++)
+        if (session_running(r->sessions[i]) && session_is(r->sessions[i], session_id))
+            return r->sessions[i];
+    return NULL;
+}
+
+/* Tell its admission what the session has moved since it was told last. */
+static inline void responder_charge(struct responder *r, struct session *s)
+{
+    uint64_t bytes = __atomic_load_n(&s->tally.bytes, __ATOMIC_RELAXED);
+    struct admission *a = admission_find(r->admissions, s->control.session_id);
+    if (a)
+        a->spent_bytes += bytes - s->charged_bytes;
+    s->charged_bytes = bytes;
+}
+
+static inline void responder_cut(struct responder *r, const uint8_t *session_id)
+{
+    struct session *s = responder_find(r, session_id);
+    if (!s)
+        return;
+    session_cut(s);
+    responder_charge(r, s);
+}
+
+static inline void responder_reap(struct responder *r, uint64_t now_ns)
+{
+    for (uint32_t i = 0; i < r->session_count;) {
+        struct session *s = r->sessions[i];
+        if (now_ns >= session_end_ns(s))
+            session_cut(s);
+        if (!session_over(s)) {
+            i++;
+            continue;
+        }
+        responder_counted(r, s->complete ? COUNT_COMPLETED : COUNT_CUT);
+        responder_charge(r, s);
+        r->service_count -= s->terms.sockets;
+        session_free(s);
+        r->sessions[i] = r->sessions[--r->session_count];
+    }
+}
+
+/* -- hellos; the lock is held -- */
+
+/* When this session has to end whatever happens: its admission's end, or its own drain. */
+static inline uint64_t responder_deadline(const struct admission *a, const struct session_terms *t, uint64_t now_ns)
+{
+    uint64_t own = now_ns + SESSION_SETUP_NS + t->duration_ms * UINT64_C(1000000) + 2 * SESSION_DRAIN_NS;
+    return t->duration_ms && own < a->valid_until_ns ? own : a->valid_until_ns;
+}
+
+static inline int responder_open_session(struct responder *r, struct admission *a, const struct handshake *c,
+                                         const struct hello *h, uint64_t now_ns)
+{
+    struct session_terms terms;
+    memcpy(&terms, c->data + sizeof *h, sizeof terms);
+    if (!session_terms_sound(h->kind, &terms))
+        return -EINVAL;
+    responder_cut(r, h->session_id); /* the initiator has begun anew; what was left of it is stale */
+    if (r->session_count == RESPONDER_MAX_SESSIONS || r->service_count + terms.sockets > RESPONDER_MAX_SERVICES)
+        return -EUSERS;
+    if (a->spent_bytes >= a->max_bytes)
+        return -EDQUOT;
+    struct session *s = session_new(h, &terms, &a->key, c->fd, now_ns);
+    if (!s)
+        return -ENOMEM;
+    s->serve = r->serve[h->kind];
+    s->gate = &r->gate;
+    s->wake = r->wake;
+    s->tally.limit = a->max_bytes - a->spent_bytes;
+    s->deadline_ns = responder_deadline(a, &terms, now_ns);
+    r->sessions[r->session_count++] = s;
+    r->service_count += terms.sockets;
+    responder_counted(r, COUNT_SESSIONS);
+    return 0;
+}
+
+/* The reply leaves first: the service may have to write to the same socket. */
+static inline int responder_reply(const struct admission *a, const struct handshake *c, const struct hello *h)
+{
+    struct reply reply = reply_to(&a->key, h);
+    return send(c->fd, &reply, sizeof reply, MSG_NOSIGNAL) == sizeof reply ? 0 : -EPIPE;
+}
+
+static inline int responder_start_service(struct responder *r, const struct admission *a, const struct handshake *c,
+                                          const struct hello *h)
+{
+    struct session *s = responder_find(r, h->session_id);
+    if (!s || memcmp(s->control.nonce, h->control_nonce, SESSION_NONCE_BYTES) || h->index > s->terms.sockets ||
+        s->services[h->index - 1].fd >= 0)
+        return -ENOENT;
+    fcntl(c->fd, F_SETFL, fcntl(c->fd, F_GETFL) & ~O_NONBLOCK);
+    int error = responder_reply(a, c, h);
+    return error ? error : session_serve(s, h->index, c->fd);
+}
+
+/* Let a complete hello in. Returns 0 (the socket is taken), or why not. */
+static inline int responder_greet(struct responder *r, const struct handshake *c, size_t size, uint64_t now_ns)
+{
+    struct hello h;
+    memcpy(&h, c->data, sizeof h);
+    struct admission *a = admission_find(r->admissions, h.session_id);
+    if (!a || now_ns >= a->valid_until_ns) {
+        responder_counted(r, COUNT_UNKNOWN);
+        return -ENOENT;
+    }
+    if (!hello_verify(c->data, size, &a->key)) {
+        responder_counted(r, COUNT_FORGED);
+        return -EBADMSG;
+    }
+    int error = admission_use_nonce(a, h.nonce);
+    if (error == -EALREADY)
+        responder_counted(r, COUNT_REPLAYED);
+    if (!error && h.kind != a->kind)
+        error = -EPROTO;
+    if (!error)
+        error = h.index ? responder_start_service(r, a, c, &h) : responder_open_session(r, a, c, &h, now_ns);
+    if (error && error != -EALREADY)
+        responder_counted(r, COUNT_REFUSED);
+    if (error)
+        return error;
+    responder_counted(r, COUNT_HELLOS);
+    if (!h.index && responder_reply(a, c, &h))
+        responder_cut(r, h.session_id);
+    return 0;
+}
+
+/* -- handshakes -- */
+
+static inline void handshake_close(struct handshake *c)
+{
+    close(c->fd);
+    c->fd = -1;
+}
+
+/* A free place, else the place of who has been silent longest. */
+static inline struct handshake *handshake_place(struct responder *r)
+{
+    struct handshake *oldest = &r->handshakes[0];
+    for (unsigned i = 0; i < RESPONDER_MAX_HANDSHAKES; i++) {
+        struct handshake *c = &r->handshakes[i];
+        if (c->fd < 0)
+            return c;
+        if (c->until_ns < oldest->until_ns)
+            oldest = c;
+    }
+    responder_counted(r, COUNT_TIMED_OUT);
+    handshake_close(oldest);
+    return oldest;
+}
+
+/* Read what is there of the hello and no byte more. Returns 1 when it is over with this place, else 0. */
+static inline int handshake_read(struct responder *r, struct handshake *c, uint64_t now_ns)
+{
+    for (;;) {
+        int size = hello_measure(c->data, c->received);
+        if (size > 0 && c->received == (uint32_t)size) {
+            pthread_mutex_lock(&r->lock);
+            int refused = responder_greet(r, c, (size_t)size, now_ns);
+            pthread_mutex_unlock(&r->lock);
+            if (refused)
+                handshake_close(c);
+            c->fd = -1;
+            return 1;
+        }
+        if (size < 0)
+            break;
+        size_t wanted = (size ? (size_t)size : sizeof(struct hello)) - c->received;
+        ssize_t n = recv(c->fd, c->data + c->received, wanted, 0);
+        if (n < 0 && (errno == EAGAIN || errno == EINTR))
+            return 0;
+        if (n <= 0)
+            break;
+        c->received += (uint32_t)n;
+    }
+    responder_counted(r, COUNT_MALFORMED);
+    handshake_close(c);
+    return 1;
+}
+
+static inline void responder_accept(struct responder *r, uint64_t now_ns)
+{
+    static const int on = 1, idle_s = 15, every_s = 5, tries = 3;
+    for (unsigned i = 0; i < RESPONDER_MAX_HANDSHAKES; i++) {
+        int fd = accept4(r->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd < 0) {
+            if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
+                r->accept_after_ns = now_ns + RESPONDER_PAUSE_NS;
+            return;
+        }
+        /* A peer that lost power says nothing; without this its session would stay for a day. */
+        setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+        setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof idle_s);
+        setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &every_s, sizeof every_s);
+        setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &tries, sizeof tries);
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+        struct handshake *c = handshake_place(r);
+        c->fd = fd;
+        c->received = 0;
+        c->until_ns = now_ns + RESPONDER_HELLO_NS;
+        responder_counted(r, COUNT_CONNECTIONS);
+        handshake_read(r, c, now_ns);
+    }
+}
+
+#endif

@@ -1,0 +1,199 @@
+/* A session as the responder holds it: its control socket, the services of its data sockets, its end.
+ *
+ *     control hello ── data hellos, each starts a service ── every service saw FIN ── results over control
+ *           └────────────── control closed, deadline, cap, error, revoked: cut ──────────────┴── joined, freed
+ *
+ * The responder's own thread makes, cuts and frees it; the last service to end sends the results. Sockets are closed
+ * only after all services have ended: until then cutting means shutting them down, which wakes who is blocked on them.
+ */
+#ifndef CVMPROBE_RESPONDER_SESSION_H
+#define CVMPROBE_RESPONDER_SESSION_H
+
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "service.h"
+
+#define SESSION_SETUP_NS UINT64_C(5000000000) /* from the control hello to the last data hello */
+#define SESSION_DRAIN_NS UINT64_C(2000000000)
+#define SESSION_POLL_MS 50
+
+struct session {
+    struct tally tally;
+    struct hello control;
+    struct session_terms terms;
+    struct session_key key;
+    service_loop serve;
+    struct gate *gate; /* the responder's; open as long as it lives */
+    int wake;          /* eventfd of the responder's own thread */
+    int fd;            /* the control socket */
+    uint64_t setup_until_ns;
+    uint64_t deadline_ns;
+    uint64_t charged_bytes; /* that its admission knows of */
+    uint32_t spawned;
+    uint32_t clean;    /* atomic: services that saw the initiator's FIN */
+    uint32_t ended;    /* atomic: services that will not touch the session any more */
+    uint32_t complete; /* atomic: the results are sent */
+    struct service *services; /* terms.sockets of them */
+    uint64_t *bins;           /* sockets x session_bins() */
+};
+
+static inline int session_running(const struct session *s)
+{
+    return (int)__atomic_load_n(&s->tally.running, __ATOMIC_RELAXED);
+}
+
+static inline int session_is(const struct session *s, const uint8_t *session_id)
+{
+    return !memcmp(s->control.session_id, session_id, SESSION_ID_BYTES);
+}
+
+/* When it is cut, should nothing end it before. */
+static inline uint64_t session_end_ns(const struct session *s)
+{
+    return s->spawned < s->terms.sockets && s->setup_until_ns < s->deadline_ns ? s->setup_until_ns : s->deadline_ns;
+}
+
+/* End it without results; its services end by themselves. */
+static inline void session_cut(struct session *s)
+{
+    __atomic_store_n(&s->tally.running, 0, __ATOMIC_RELAXED);
+    shutdown(s->fd, SHUT_RDWR);
+    for (uint32_t i = 0; i < s->terms.sockets; i++)
+        shutdown(__atomic_load_n(&s->services[i].fd, __ATOMIC_RELAXED), SHUT_RDWR); /* -1: not there yet */
+}
+
+/* Write all of it to a socket that does not block, unless the session is cut or `until_ns` passes. */
+static inline int session_send(const struct session *s, const void *data, size_t size, uint64_t until_ns)
+{
+    const uint8_t *from = (const uint8_t *)data;
+    while (size) {
+        ssize_t n = send(s->fd, from, size, MSG_NOSIGNAL);
+        if (n < 0 && errno != EAGAIN && errno != EINTR)
+            return -errno;
+        if (n > 0) {
+            from += n;
+            size -= (size_t)n;
+            continue;
+        }
+        if (!session_running(s) || clock_now_ns() >= until_ns)
+            return -ETIMEDOUT;
+        struct pollfd p = {.fd = s->fd, .events = POLLOUT};
+        poll(&p, 1, SESSION_POLL_MS);
+    }
+    return 0;
+}
+
+/* Add up what the services counted and send it; all of them saw FIN. */
+static inline void session_send_results(struct session *s)
+{
+    struct results r = {.first_ns = __atomic_load_n(&s->tally.first_ns, __ATOMIC_RELAXED)};
+    uint64_t bins[SESSION_MAX_BINS] = {0};
+    r.bins = (uint16_t)session_bins(s->control.kind, &s->terms);
+    for (uint32_t i = 0; i < s->terms.sockets; i++) {
+        const struct service *v = &s->services[i];
+        r.bytes += v->bytes;
+        r.operations += v->operations;
+        r.cpu_ns += v->cpu_ns;
+        r.last_ns = v->last_ns > r.last_ns ? v->last_ns : r.last_ns;
+        for (uint32_t b = 0; b < r.bins; b++)
+            bins[b] += v->bins[b];
+    }
+    results_seal(&s->key, &r, &s->control, bins);
+    uint64_t until_ns = clock_now_ns() + SESSION_DRAIN_NS;
+    if (!session_send(s, &r, sizeof r, until_ns) && !session_send(s, bins, r.bins * sizeof *bins, until_ns))
+        __atomic_store_n(&s->complete, 1, __ATOMIC_RELAXED);
+}
+
+/* The thread of one data socket. */
+static inline void service_run(struct worker *w)
+{
+    struct service *v = (struct service *)w;
+    struct session *s = v->session;
+    int r = -ENOMEM;
+    size_t size = service_buffer_bytes(&s->terms);
+    v->buffer = (uint8_t *)malloc(size);
+    if (v->buffer) {
+        memset(v->buffer, 0, size);
+        r = s->serve(v);
+        free(v->buffer);
+    }
+    v->cpu_ns = clock_of_ns(CLOCK_THREAD_CPUTIME_ID);
+    if (r < 0)
+        session_cut(s);
+    else if (__atomic_add_fetch(&s->clean, 1, __ATOMIC_ACQ_REL) == s->terms.sockets && session_running(s))
+        session_send_results(s);
+    int wake = s->wake;
+    __atomic_add_fetch(&s->ended, 1, __ATOMIC_RELEASE);
+    eventfd_write(wake, 1);
+}
+
+/* Make a session of a verified control hello; NULL: no memory. Left to fill in: serve, gate, wake, limit, deadline. */
+static inline struct session *session_new(const struct hello *control, const struct session_terms *terms,
+                                          const struct session_key *key, int fd, uint64_t now_ns)
+{
+    size_t bins = session_bins(control->kind, terms);
+    struct session *s = (struct session *)aligned_alloc(64, sizeof *s);
+    struct service *services = (struct service *)aligned_alloc(64, terms->sockets * sizeof *services);
+    uint64_t *room = (uint64_t *)calloc(terms->sockets * bins + 1, sizeof *room);
+    if (!s || !services || !room) {
+        free(s);
+        free(services);
+        free(room);
+        return NULL;
+    }
+    *s = (struct session){.control = *control, .terms = *terms, .key = *key, .fd = fd, .services = services,
+                          .bins = room, .setup_until_ns = now_ns + SESSION_SETUP_NS, .tally.running = 1};
+    for (uint32_t i = 0; i < terms->sockets; i++) {
+        services[i] = (struct service){.session = s, .terms = &s->terms, .tally = &s->tally, .fd = -1,
+                                       .bins = room + i * bins, .bin_count = (uint32_t)bins};
+        services[i].worker = (struct worker){.index = i, .loop = service_run};
+        snprintf(services[i].worker.name, WORKER_NAME_BYTES, "cvm-serve-%u", i + 1);
+    }
+    return s;
+}
+
+/* Hand a data socket to its service and start it. Returns 0 or -errno; the socket stays the caller's on failure. */
+static inline int session_serve(struct session *s, uint16_t index, int fd)
+{
+    struct service *v = &s->services[index - 1];
+    v->worker.gate = s->gate;
+    __atomic_store_n(&v->fd, fd, __ATOMIC_RELAXED);
+    int r = worker_spawn(&v->worker);
+    if (r < 0) {
+        __atomic_store_n(&v->fd, -1, __ATOMIC_RELAXED);
+        return r;
+    }
+    s->spawned++;
+    if (!session_running(s))
+        session_cut(s); /* it was cut while we started this one */
+    return 0;
+}
+
+/* Whether nobody but the responder's own thread touches it any more, and nothing will come of it. */
+static inline int session_over(const struct session *s)
+{
+    if (__atomic_load_n(&s->ended, __ATOMIC_ACQUIRE) < s->spawned)
+        return 0;
+    return !session_running(s) || s->spawned == s->terms.sockets;
+}
+
+static inline void session_free(struct session *s)
+{
+    for (uint32_t i = 0; i < s->terms.sockets; i++) {
+        worker_join(&s->services[i].worker);
+        if (s->services[i].fd >= 0)
+            close(s->services[i].fd);
+    }
+    close(s->fd);
+    free(s->services);
+    free(s->bins);
+    explicit_bzero(s, sizeof *s);
+    free(s);
+}
+
+#endif

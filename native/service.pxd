@@ -1,0 +1,18 @@
+"""service.h: one data socket of a session as the responder serves it."""
+
+from libc.stdint cimport uint8_t, uint64_t
+
+from cvmprobe.native.session cimport session_terms
+
+
+cdef extern from "service.h" nogil:
+    enum:
+        SERVICE_STREAM_BYTES
+    struct service:
+        const session_terms *terms
+        uint8_t *buffer
+        int fd
+        uint64_t operations
+    ctypedef int (*service_loop)(service *) noexcept nogil
+    int service_running(const service *s)
+    int service_count(service *s, uint64_t size, uint64_t now_ns)

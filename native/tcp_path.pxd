@@ -1,0 +1,18 @@
+"""tcp_path.h: what the kernel says of one TCP connection."""
+
+from libc.stdint cimport uint64_t
+
+
+cdef extern from "tcp_path.h" nogil:
+    enum:
+        TCP_PATH_NAME_BYTES
+    struct tcp_path:
+        uint64_t retransmitted_segments
+        uint64_t rtt_ns
+        uint64_t min_rtt_ns
+        uint64_t cwnd_segments
+        uint64_t delivery_bytes_per_s
+    void tcp_path_init(tcp_path *p)
+    void tcp_path_read(tcp_path *p, int fd, uint64_t now_ns)
+    void tcp_path_watch(tcp_path *p, int fd, uint64_t now_ns)
+    int tcp_congestion_control(int fd, char *name)

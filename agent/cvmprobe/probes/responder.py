@@ -1,0 +1,44 @@
+"""The end that is measured against: it serves the sessions it was told to admit."""
+
+import threading
+from collections.abc import Mapping
+
+from cvmprobe.model.window import Probe
+from cvmprobe.native.responder import Responder as NativeResponder
+
+__all__ = ["Responder"]
+
+
+class Responder:
+    """Listens on a numeric address until closed; all methods may be called from any thread.
+
+    ``port`` 0 lets the kernel choose one. Raises EngineError where it cannot listen.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self._native = NativeResponder(host, port)
+        self._using = threading.Lock()  # the native one must not be closed while it is used
+        self.port = self._native.port
+
+    def admit(self, session_id: bytes, key: bytes, probe: Probe, *, valid_for_ms: int, max_bytes: int) -> None:
+        """Let in the initiator that holds ``key`` (16 to 64 bytes), for so long and so many bytes of payload.
+
+        Admitting the same again renews it. Raises UsageError that names what is wrong.
+        """
+        with self._using:
+            self._native.admit(session_id, key, probe.value, valid_for_ms=valid_for_ms, max_bytes=max_bytes)
+
+    def revoke(self, session_id: bytes) -> None:
+        """Let nobody in under this id any more, and cut its session."""
+        with self._using:
+            self._native.revoke(session_id)
+
+    def counters(self) -> Mapping[str, int]:
+        """Return connections, hellos, sessions and refusals so far, and how many sessions are ``active``."""
+        with self._using:
+            return self._native.counters()
+
+    def close(self) -> None:
+        """Cut all sessions and stop listening; does nothing the second time."""
+        with self._using:
+            self._native.close()

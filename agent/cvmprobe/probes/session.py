@@ -1,0 +1,59 @@
+"""What every probe with a peer asks of its setup, and how the responder's counters join the windows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
+
+from cvmprobe.errors import UsageError
+from cvmprobe.model.window import Direction, Flag, Window
+from cvmprobe.probes.execution import Setup
+
+__all__ = ["Session", "cut", "join_bins", "read_session"]
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Whom to dial, and how to prove that one may."""
+
+    host: str
+    port: int
+    session_id: bytes
+    key: bytes = field(repr=False)
+
+
+def read_session(setup: Setup, omit_ms: int) -> Session:
+    """Return the session of a setup whose probe sends to a peer. Raises UsageError that names what is wrong."""
+    instance = setup.instance
+    if setup.peer is None or not setup.key:
+        raise UsageError(f"{instance.probe}: there is no peer to measure against, or no key for it")
+    if instance.direction is not Direction.FORWARD:
+        raise UsageError(f"{instance.probe}: direction {instance.direction} is not measured yet: ask for forward")
+    if omit_ms % setup.interval_ms:
+        raise UsageError(
+            f"{instance.probe}: parameter omit_ms = {omit_ms}: give a multiple of the interval, {setup.interval_ms} ms"
+        )
+    try:
+        session_id = bytes.fromhex(instance.assignment_id)
+    except ValueError:
+        raise UsageError(f"{instance.probe}: assignment id {instance.assignment_id!r} is not hexadecimal") from None
+    return Session(setup.peer.host, setup.peer.port, session_id, setup.key)
+
+
+def join_bins(windows: Sequence[Window], name: str, bins: Sequence[int], interval_ms: int) -> tuple[Window, ...]:
+    """Add to each window, as counter ``name``, what the responder counted in the same intervals.
+
+    A window ends at or soon after the end of an interval; one that a late reader made longer takes the bins of all
+    its intervals, the last one takes the rest. So the windows add up to the bins.
+    """
+    interval_ns = interval_ms * 1_000_000
+    ends = [end_ns // interval_ns for end_ns in accumulate(window.duration_ns for window in windows)]
+    ends[-1:] = [len(bins)] * bool(ends)
+    return tuple(
+        replace(window, counters={**window.counters, name: sum(bins[first:last])})
+        for window, first, last in zip(windows, [0, *ends], ends, strict=False)
+    )
+
+
+def cut(windows: Sequence[Window]) -> tuple[Window, ...]:
+    """Flag all windows of an execution whose ends did not come to the same totals."""
+    return tuple(replace(window, flags=window.flags | {Flag.CUT}) for window in windows)

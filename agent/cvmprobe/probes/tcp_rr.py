@@ -1,0 +1,117 @@
+"""The tcp_rr probe: how long a request takes to a peer and back, the full round trip."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from cvmprobe.model.run import Cost
+from cvmprobe.model.window import Probe, Window
+from cvmprobe.probes.entry import Entry, Metric, read_parameters
+from cvmprobe.probes.execution import Completed, Execution, Setup
+from cvmprobe.probes.session import Session, cut, read_session
+
+if TYPE_CHECKING:  # the catalog is readable where no engine is built
+    from cvmprobe.native.engine import Engine
+    from cvmprobe.native.tcp_rr import TcpRr
+
+__all__ = ["ENTRY", "TcpRrParameters"]
+
+_TRANSACTIONS_PER_S = 1_000_000  # more than this is not expected, and not allowed
+_SETTLE_S = 4  # 2 s for the hello, 2 s for the drain
+
+
+class TcpRrParameters(msgspec.Struct, frozen=True, kw_only=True):
+    """What can be asked of the tcp_rr probe."""
+
+    wait: Annotated[
+        Literal["block", "spin"], Meta(description="sleep until the answer comes, or ask for it without sleeping")
+    ] = "block"
+    request_bytes: Annotated[int, Meta(ge=1, le=1 << 20, description="size of a request")] = 1
+    response_bytes: Annotated[int, Meta(ge=1, le=1 << 20, description="size of a response")] = 1
+    rate_per_s: Annotated[
+        float, Meta(ge=0, le=1_000_000, description="transactions a second; 0: each starts when the last has ended")
+    ] = 0.0
+    omit_ms: Annotated[int, Meta(ge=0, description="warm-up, left out of the headline; whole intervals")] = 0
+
+
+class _RrFace:
+    """Dials the session and runs the transactions."""
+
+    def __init__(self, setup: Setup, session: Session, parameters: TcpRrParameters) -> None:
+        self._setup = setup
+        self._session = session
+        self._parameters = parameters
+        self._engine: TcpRr | None = None
+
+    @property
+    def omit_ms(self) -> int:
+        return self._parameters.omit_ms
+
+    @property
+    def operations(self) -> Sequence[str]:
+        return ("transactions",) if self._parameters.rate_per_s else ()
+
+    def open(self, stopping: Callable[[], bool]) -> "Engine":
+        from cvmprobe.native.tcp_rr import TcpRr  # noqa: PLC0415 - the catalog is readable where no engine is built
+
+        engine = self._engine = TcpRr(
+            host=self._session.host,
+            port=self._session.port,
+            session_id=self._session.session_id,
+            key=self._session.key,
+            duration_ms=self._setup.duration_ms,
+            max_bytes=self._setup.max_bytes,
+            request_bytes=self._parameters.request_bytes,
+            response_bytes=self._parameters.response_bytes,
+            spin=self._parameters.wait == "spin",
+            rate_per_s=self._parameters.rate_per_s,
+            raw_samples=self._setup.raw_samples,
+            giving_up=stopping,
+        )
+        engine.arm()
+        return engine
+
+    def complete(self, windows: tuple[Window, ...], totals: Mapping[str, int]) -> Completed:
+        results = None if self._engine is None else self._engine.results
+        if results is None:
+            return Completed(cut(windows), totals)
+        totals = {**totals, "receiver_transactions": results["operations"], "receiver_cpu_ns": results["cpu_ns"]}
+        equal = totals["transactions"] == totals["receiver_transactions"]
+        return Completed(windows if equal else cut(windows), totals)
+
+    def close(self) -> None:
+        self._engine = None
+
+
+def _prepare(setup: Setup) -> Execution:
+    parameters = read_parameters(TcpRrParameters, Probe.TCP_RR, setup.instance.parameters)
+    return Execution(setup, _RrFace(setup, read_session(setup, parameters.omit_ms), parameters))
+
+
+def _cost(parameters: Mapping[str, str], duration_ms: int) -> Cost:
+    read = read_parameters(TcpRrParameters, Probe.TCP_RR, parameters)
+    seconds = duration_ms / 1_000
+    transactions = seconds * (read.rate_per_s or _TRANSACTIONS_PER_S)
+    return Cost(seconds + _SETTLE_S, int(transactions * (read.request_bytes + read.response_bytes)), 0)
+
+
+ENTRY = Entry(
+    probe=Probe.TCP_RR,
+    title="Request and response over one TCP connection, one at a time",
+    metrics=(
+        Metric("latency_ns", "ns", "full round trip; paced: from the intended start, waiting included", headline=True),
+        Metric("transactions", "transactions", "requests that were answered", headline=True),
+        Metric("service_ns", "ns", "full round trip from the moment the request was sent (paced only)"),
+        Metric("late_operations", "transactions", "started over 1 ms late (paced only)"),
+        Metric("timeouts", "transactions", "not answered within 1 s; TCP goes on waiting"),
+        Metric("receiver_transactions", "transactions", "requests that the responder answered (total only)"),
+        Metric("receiver_cpu_ns", "ns", "CPU time of the responder's thread (total only)"),
+        Metric("cpu_ns", "ns", "CPU time of the engine's threads"),
+        Metric("run_delay_ns", "ns", "how long the engine's threads were ready and had no CPU"),
+    ),
+    parameters=TcpRrParameters,
+    prepare=_prepare,
+    cost=_cost,
+)

@@ -449,6 +449,27 @@ def test_what_a_lease_did_not_use_is_given_back_and_the_rest_outlives_a_restart(
     again.close()
 
 
+@pytest.mark.parametrize(
+    ("totals", "left"),
+    [
+        ({"fill_bytes": 40, "write_bytes": 60}, 900),
+        ({"fill_bytes": 40, "read_bytes": 9_000}, 960),
+        ({"write_bytes": 60}, 100),
+        ({}, 100),
+    ],
+)
+def test_a_disk_lease_is_charged_what_it_wrote_or_all_of_it(node: Node, totals: dict[str, int], left: int):
+    disk = lease(probe=Probe.DISK, target=VolumeTarget("scratch"), peer=None, max_bytes=900)
+    node.receive(disk)
+    execution = node.started(1)
+    execution.totals = totals
+    execution.end()
+    node.until(lambda: node.supervisor.free)
+    node.reports()
+    node.receive(replace(disk, lease_id=OTHER_ID, max_bytes=1_001))
+    assert f"of which {left} are left today" in node.reports()[-1].detail
+
+
 # Leases, responder and loopback
 
 

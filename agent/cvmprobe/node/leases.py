@@ -304,5 +304,10 @@ def _responder_of(lease: Lease) -> Endpoint | None:
 
 
 def _used(lease: Lease, totals: Mapping[str, int]) -> int | None:
-    """Bytes a lease spent of its budget, where they were counted."""
-    return totals.get("write_bytes" if lease.probe is Probe.DISK else "sent_bytes")
+    """Bytes a lease spent of its budget; None where they were not counted."""
+    if lease.probe is not Probe.DISK:
+        return totals.get("sent_bytes")
+    filled = totals.get("fill_bytes")
+    if filled is None or not totals.keys() & {"read_bytes", "write_bytes"}:
+        return None
+    return filled + totals.get("write_bytes", 0)  # an engine that only reads counts no writes

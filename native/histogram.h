@@ -164,7 +164,7 @@ static inline void histogram_set_extremes(struct histogram *h, const struct hist
 /* Put into `rest`, which is new, what `now` has more than `then`, an earlier copy of the same. Returns 0 or -EINVAL. */
 static inline int histogram_subtract(struct histogram *rest, const struct histogram *now, const struct histogram *then)
 {
-    if (now->zero < then->zero || now->overflow < then->overflow || now->sum < then->sum)
+    if (now->zero < then->zero || now->overflow < then->overflow)
         return -EINVAL;
     rest->zero = now->zero - then->zero;
     rest->overflow = now->overflow - then->overflow;

@@ -12,6 +12,11 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES
 
 
+def memory_is_kept_back() -> bool:
+    """Whether AddressSanitizer is here: it keeps freed memory aside, so that a later use of it is seen."""
+    return "libasan" in Path("/proc/self/maps").read_text()
+
+
 def threads() -> int:
     return len(list(Path("/proc/self/task").iterdir()))
 
@@ -39,4 +44,4 @@ def assert_no_leak(action: Callable[[], object], *, repeats: int = 60, allowed_b
     assert descriptors() == before[0]
     assert threads() == before[1]
     grown = resident_bytes() - before[2]
-    assert grown <= allowed_bytes, f"{grown} bytes stayed after {repeats} repeats"
+    assert grown <= allowed_bytes or memory_is_kept_back(), f"{grown} bytes stayed after {repeats} repeats"

@@ -131,6 +131,14 @@ def test_subtracting_gives_back_what_came_between(before, between):
         assert oracle.index(rest.maximum) == oracle.index(highest)
 
 
+def test_a_sum_that_wraps_is_still_a_difference():
+    histogram = recorded([U64_MAX])
+    earlier = histogram.copy()
+    histogram.record(5)
+    rest = histogram.minus(earlier)
+    assert (rest.sum, rest.sum_squares, rest.count, buckets(rest)) == (5, 25, 1, {oracle.index(5): 1})
+
+
 @given(lists.filter(bool))
 def test_subtracting_more_than_there_is_is_refused(numbers):
     with pytest.raises(ValueError, match="holds more"):

@@ -1,0 +1,259 @@
+"""Both ends of a session again, slow and plain: struct, hmac and blocking sockets, nothing of ours."""
+
+import contextlib
+import hmac
+import os
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Self
+
+KINDS = {"tcp_stream": 1, "tcp_rr": 2}
+HELLO = "<4sBBH16s16s16sH6s"
+TERMS = "<HHIIII12x"
+REPLY = "<4sBBH16s8x"
+RESULTS = "<4sBBH16sQQQQQ"
+PATIENCE_S = 30
+
+
+def mac(key: bytes, *parts: bytes) -> bytes:
+    return hmac.new(key, b"".join(parts), "sha256").digest()
+
+
+@dataclass
+class Terms:
+    sockets: int = 1
+    mode: int = 0
+    interval_ms: int = 100
+    duration_ms: int = 1000
+    request_bytes: int = 1
+    response_bytes: int = 0
+
+    def packed(self) -> bytes:
+        return struct.pack(
+            TERMS,
+            self.sockets,
+            self.mode,
+            self.interval_ms,
+            self.duration_ms,
+            self.request_bytes,
+            self.response_bytes,
+        )
+
+
+@dataclass
+class Ticket:
+    """What both ends of a session know: its id, key and probe."""
+
+    probe: str = "tcp_stream"
+    session_id: bytes = field(default_factory=lambda: os.urandom(16))
+    key: bytes = field(default_factory=lambda: os.urandom(32))
+
+    def hello(self, index: int, nonce: bytes, control_nonce: bytes, terms: Terms | None = None) -> bytes:
+        tail = terms.packed() if terms else b""
+        head = struct.pack(
+            HELLO,
+            b"CVMP",
+            1,
+            KINDS[self.probe],
+            index,
+            self.session_id,
+            nonce,
+            control_nonce,
+            len(tail),
+            bytes(6),
+        )
+        return head + mac(self.key, head, tail) + tail
+
+    def reply(self, hello: bytes) -> bytes:
+        index, nonce = struct.unpack_from("<H", hello, 6)[0], hello[24:40]
+        head = struct.pack(REPLY, b"CVMR", 1, KINDS[self.probe], index, nonce)
+        return head + mac(self.key, head, hello[64:96])
+
+    def results(self, control_nonce: bytes, counts: tuple[int, int, int, int, int], bins: list[int]) -> bytes:
+        head = struct.pack(RESULTS, b"CVMT", 1, KINDS[self.probe], len(bins), control_nonce, *counts)
+        tail = struct.pack(f"<{len(bins)}Q", *bins)
+        return head + mac(self.key, head, tail) + tail
+
+
+def read_exactly(sock: socket.socket, size: int) -> bytes:
+    """Read `size` bytes, or fewer where the other end closes first."""
+    data = b""
+    while len(data) < size:
+        try:
+            piece = sock.recv(size - len(data))
+        except ConnectionResetError:
+            break
+        if not piece:
+            break
+        data += piece
+    return data
+
+
+def connect(port: int) -> socket.socket:
+    sock = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def closed_without_a_word(sock: socket.socket) -> bool:
+    return read_exactly(sock, 1) == b""
+
+
+class SlowInitiator:
+    """Dials a responder, as an engine would."""
+
+    def __init__(self, port: int, ticket: Ticket, terms: Terms) -> None:
+        self.port, self.ticket, self.terms = port, ticket, terms
+        self.nonce = os.urandom(16)
+        self.sockets: list[socket.socket] = []
+        for index in range(terms.sockets + 1):
+            nonce = os.urandom(16) if index else self.nonce
+            hello = ticket.hello(index, nonce, self.nonce, None if index else terms)
+            sock = connect(port)
+            sock.sendall(hello)
+            answer = read_exactly(sock, 64)
+            assert answer == ticket.reply(hello), f"socket {index} was answered {answer!r}"
+            self.sockets.append(sock)
+
+    @property
+    def control(self) -> socket.socket:
+        return self.sockets[0]
+
+    @property
+    def data(self) -> list[socket.socket]:
+        return self.sockets[1:]
+
+    def drain(self) -> tuple[tuple[int, ...], list[int]] | None:
+        """FIN everywhere, then the results: (bytes, operations, first_ns, last_ns, cpu_ns) and bins; None if cut."""
+        for sock in self.data:
+            sock.shutdown(socket.SHUT_WR)
+        return self.read_results()
+
+    def read_results(self) -> tuple[tuple[int, ...], list[int]] | None:
+        head = read_exactly(self.control, 96)
+        if len(head) < 96:
+            return None
+        magic, version, kind, bins, nonce, *counts = struct.unpack_from(RESULTS, head)
+        assert (magic, version, kind, nonce) == (b"CVMT", 1, KINDS[self.ticket.probe], self.nonce)
+        tail = read_exactly(self.control, 8 * bins)
+        assert head[64:] == mac(self.ticket.key, head[:64], tail)
+        return tuple(counts), list(struct.unpack(f"<{bins}Q", tail))
+
+    def close(self) -> None:
+        for sock in self.sockets:
+            sock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class SlowResponder:
+    """Serves one session on a thread; `serve` has the data sockets and tells what to say in the results."""
+
+    def __init__(self, ticket: Ticket, serve: Callable[["SlowResponder"], bytes | None]) -> None:
+        self.ticket = ticket
+        self.sockets: list[socket.socket] = []
+        self.control_nonce = b""
+        self.terms: tuple[int, ...] = ()
+        self.over = threading.Event()  # the test is done with us
+        self.failure: BaseException | None = None
+        self._serve = serve
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._run, name="slow-responder")
+        self._thread.start()
+
+    @property
+    def data(self) -> list[socket.socket]:
+        return self.sockets[1:]
+
+    def _run(self) -> None:
+        try:
+            self._listener.settimeout(PATIENCE_S)
+            while not self.sockets or len(self.sockets) <= self.terms[0]:
+                self._greet()
+            results = self._serve(self)
+            if results is not None:
+                self.sockets[0].sendall(results)
+        except OSError as error:
+            if not self.over.is_set():
+                self.failure = error
+        except BaseException as error:  # noqa: BLE001 - handed over to the test
+            self.failure = error
+
+    def _greet(self) -> None:
+        sock, _ = self._listener.accept()
+        sock.settimeout(PATIENCE_S)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        hello = read_exactly(sock, 96)
+        magic, version, kind, index, session_id, nonce, control_nonce, tail_bytes, zero = struct.unpack_from(
+            HELLO, hello
+        )
+        tail = read_exactly(sock, tail_bytes)
+        assert (magic, version, kind, zero) == (b"CVMP", 1, KINDS[self.ticket.probe], bytes(6))
+        assert session_id == self.ticket.session_id
+        assert index == len(self.sockets)
+        assert hello[64:] == mac(self.ticket.key, hello[:64], tail)
+        if index == 0:
+            assert control_nonce == nonce
+            self.control_nonce = nonce
+            self.terms = struct.unpack(TERMS, tail)
+        else:
+            assert control_nonce == self.control_nonce != nonce
+            assert not tail
+        sock.sendall(self.ticket.reply(hello))
+        self.sockets.append(sock)
+
+    def close(self) -> None:
+        self.over.set()
+        for sock in (self._listener, *self.sockets):
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        self._thread.join(PATIENCE_S)
+        assert not self._thread.is_alive()
+        for sock in (self._listener, *self.sockets):
+            sock.close()
+        if self.failure is not None:
+            raise self.failure
+
+
+@contextlib.contextmanager
+def slow_responder(ticket: Ticket, serve: Callable[[SlowResponder], bytes | None]) -> Iterator[SlowResponder]:
+    responder = SlowResponder(ticket, serve)
+    try:
+        yield responder
+    finally:
+        responder.close()
+
+
+def count_bytes(responder: SlowResponder) -> bytes:
+    """Receive everything from all data sockets; all of it in bin 0."""
+    counts = [0] * len(responder.data)
+
+    def drain(index: int, sock: socket.socket) -> None:
+        while piece := sock.recv(1 << 16):
+            counts[index] += len(piece)
+
+    threads = [threading.Thread(target=drain, args=item) for item in enumerate(responder.data)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    _, _, interval_ms, duration_ms, *_ = responder.terms
+    bins = [sum(counts)] + [0] * (-(-duration_ms // interval_ms))
+    return responder.ticket.results(responder.control_nonce, (sum(counts), 1, 1, 2, 3), bins)
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait for a condition, with a bound."""
+    end = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end, f"{what} did not come true in {PATIENCE_S} s"
+        time.sleep(0.002)

@@ -1,5 +1,8 @@
 """Windows are numbered, spooled, then offered; what the bounds or the disk cost is counted and declared."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -272,3 +275,49 @@ def test_the_spool_says_that_it_is_whole_only_after_the_end(path: Path):
     assert spool.ended
     assert spool.hello == HELLO
     spool.close()
+
+
+FILLED = """
+import resource, sys
+from pathlib import Path
+from tests.unit.test_node_outbox import Batch, Clock, Codec, drain, outbox, window
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
+clock = Clock()
+box = outbox(Path(sys.argv[1]), Codec(10_000), clock)
+for number in range(1, 41):
+    clock.now += 10
+    box.add([window(number)])
+    box.number()
+batches = drain(box)
+assert [item.seq for item in batches if isinstance(item, Batch)] == [*range(1, 41)], batches
+assert (box.pending, box.lost) == (40, 0)
+assert 0 < box.held_in_memory < 40
+box.forget(40)
+assert (box.pending, box.lost) == (0, 0)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+clock.now += 61
+box.add([window(41)])
+before = box.held_in_memory
+box.number()
+assert box.held_in_memory == before, "room was made on the disk, and it is used again"
+assert drain(box, 40) == [Batch(41, (window(41),))]
+assert box.pending == 1
+box.turn()
+assert (box._disk.acked, box._disk.pending) == (40, 1)
+box.close(delivered=True)
+"""
+
+
+def test_a_disk_that_is_full_costs_nothing_but_durability(path: Path):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", FILLED, str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
+        env=environment,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr

@@ -58,6 +58,7 @@ class Outbox:
         self._clock = clock
         self._memory = Spool(None, memory_bytes)
         self._disk: Spool | None = None
+        self._on_disk: deque[int] = deque()  # numbers, whatever the disk says of itself
         self._retry_at = 0.0
         self._waiting: list[Window] = []
         self._reports: deque[LeaseReport] = deque()
@@ -77,7 +78,7 @@ class Outbox:
     @property
     def pending(self) -> int:
         """Number of batches numbered, not lost, and not yet acknowledged."""
-        return self._memory.pending + (self._disk.pending if self._disk else 0)
+        return self._memory.pending + len(self._on_disk)
 
     def add(self, windows: Iterable[Window]) -> None:
         """Take windows to be numbered at the next turn."""
@@ -97,6 +98,8 @@ class Outbox:
         self._allowance = _SAMPLES_PER_TURN
         if self.quiet:
             return
+        if self._clock() >= self._retry_at:
+            self._forget_on_disk()
         self.number()
         if self._samples:
             self.wake()
@@ -141,12 +144,10 @@ class Outbox:
         self.acked = max(self.acked, min(seq, self.last_seq))
         while self._given_up and self._given_up[0][1] <= self.acked:
             self._given_up.popleft()
-        self._memory.forget(seq)
-        if self._disk is not None:
-            try:
-                self._disk.forget(seq)
-            except SpoolError as error:
-                self._disk_refused(error)
+        while self._on_disk and self._on_disk[0] <= self.acked:
+            self._on_disk.popleft()
+        self._memory.forget(self.acked)
+        self._forget_on_disk()
 
     def next_unnumbered(self) -> LeaseReport | SampleBlock | Preview | None:
         """Take the next of what goes beside the numbered things; None when there is none."""
@@ -186,11 +187,11 @@ class Outbox:
         try:
             row = Row(batch.seq, self._pack(batch))
         except (ProbeError, ValueError) as error:
-            self._gave_up(batch.seq, batch.seq, 1, f"the batch could not be written down: {error}")
+            self._give_up([batch.seq], f"the batch could not be written down: {error}")
             return
         if not self._put_on_disk(row):
             self.held_in_memory += 1
-            self._dropped(self._memory.put(row), "the disk refused, and the spool in memory was full")
+            self._give_up(self._memory.put(row), "the disk refused, and the spool in memory was full")
 
     def _put_on_disk(self, row: Row) -> bool:
         if self._clock() < self._retry_at:
@@ -200,11 +201,24 @@ class Outbox:
         if self._disk is None:
             return False
         try:
-            self._dropped(self._disk.put(row), f"the spool on disk was full at {self._spool_bytes} bytes")
+            dropped = self._disk.put(row)
         except SpoolError as error:
             self._disk_refused(error)
             return False
+        self._on_disk.append(row.seq)
+        dropped = [number for number in dropped if number > self.acked]  # the others were only not yet deleted
+        for _ in dropped:
+            self._on_disk.popleft()
+        self._give_up(dropped, f"the spool on disk was full at {self._spool_bytes} bytes")
         return True
+
+    def _forget_on_disk(self) -> None:
+        """Make room there; a full disk may refuse even that, until another time."""
+        if self._disk is not None and self._disk.acked < self.acked:
+            try:
+                self._disk.forget(self.acked)
+            except SpoolError as error:
+                self._disk_refused(error)
 
     def _read_disk(self, seq: int) -> Row | None:
         try:
@@ -230,19 +244,17 @@ class Outbox:
         if self._disk is None or not error.damaged:
             return
         disk, self._disk = self._disk, None
-        self._gave_up(self.acked + 1, disk.last_seq, disk.pending, f"the spool file was damaged: {error}")
         disk.quarantine()
+        self._give_up(list(self._on_disk), f"the spool file was damaged: {error}")
+        self._on_disk.clear()
 
-    def _dropped(self, dropped: list[int], reason: str) -> None:
-        if dropped:
-            self._gave_up(dropped[0], dropped[-1], len(dropped), reason)
-
-    def _gave_up(self, first: int, last: int, count: int, reason: str) -> None:
-        """Count ``count`` lost batches, numbered from ``first`` to ``last``, and keep the reason for the collector."""
-        if count == 0:
+    def _give_up(self, numbers: list[int], reason: str) -> None:
+        """Count batches as lost, and keep the reason for the collector."""
+        if not numbers:
             return
-        _log.warning("batches given up count=%d first=%d last=%d: %s", count, first, last, reason)
-        self.lost += count
+        first, last = numbers[0], numbers[-1]
+        _log.warning("batches given up count=%d first=%d last=%d: %s", len(numbers), first, last, reason)
+        self.lost += len(numbers)
         if self._given_up and self._given_up[-1][1:] == (first - 1, reason):
             first, _, _ = self._given_up.pop()
         self._given_up.append((first, last, reason))

@@ -78,15 +78,15 @@ class Spool:
             self._db.text_factory = bytes  # a damaged cell must not fail to decode
             count = "SELECT count(*), coalesce(sum(length(body)), 0) FROM batches"
             rows, length = self._db.execute(count).fetchone()
-        self._rows = int(rows)
-        self._bytes = int(length) + self._rows * _ROW_OVERHEAD
+        self._bytes = int(length) + int(rows) * _ROW_OVERHEAD
         self.last_seq = self._number("last_seq")
         self.acked = self._number("acked")
 
     @property
     def pending(self) -> int:
         """Number of batches held."""
-        return self._rows
+        with self._named("read"):
+            return int(self._db.execute("SELECT count(*) FROM batches").fetchone()[0])
 
     @property
     def hello(self) -> Hello | None:
@@ -120,7 +120,6 @@ class Spool:
             self._db.execute("INSERT INTO batches VALUES (?, ?, ?)", (row.seq, crc, row.body))
             self._set_fact("last_seq", str(row.seq).encode())
         self.last_seq = row.seq
-        self._rows += 1 - len(dropped)
         self._bytes += size - sum(dropped.values())
         return list(dropped)
 
@@ -139,7 +138,6 @@ class Spool:
             gone = self._delete(seq)
             self._set_fact("acked", str(max(seq, self.acked)).encode())
         self.acked = max(seq, self.acked)
-        self._rows -= len(gone)
         self._bytes -= sum(gone.values())
 
     def close(self) -> None:

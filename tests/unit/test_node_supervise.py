@@ -277,6 +277,17 @@ def test_at_most_one_preview_a_second(node: Node):
     assert [window.end_unix_ms for preview in shown for window in preview.windows] == list(range(1, 21))
 
 
+def test_a_preview_is_small_however_short_the_interval(node: Node):
+    node.receive(lease(interval_ms=1))
+    execution = node.started(1)
+    for number in range(1, 501):
+        execution.step(number)
+    node.until(lambda: len(execution.windows) == 500 and node.calls.empty())
+    node.pass_time(1)
+    (preview,) = [item for item in node.unnumbered() if isinstance(item, Preview)]
+    assert [window.end_unix_ms for window in preview.windows] == list(range(491, 501))
+
+
 def test_a_probe_that_fails_leaves_its_windows_flagged_and_a_reason(node: Node):
     node.receive(lease())
     execution = node.started(1)

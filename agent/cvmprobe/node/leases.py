@@ -35,6 +35,7 @@ _SILENCE_S: Final = 10.0  # without a word of the collector, leases end
 _PAUSE_S: Final = 1.0  # how long light probes may take to pause
 _STOP_S: Final = 10.0  # how long a probe may take to end when told to
 _PREVIEW_S: Final = 1.0
+_PREVIEW_WINDOWS: Final = 10  # the newest: a preview is small, however short the interval
 _WINDOWS_LIMIT: Final = 10_000  # of one lease: they wait in memory until its end
 _REMEMBERED: Final = 64  # ended leases, for a grant that is repeated
 
@@ -268,7 +269,7 @@ class Leases:
     def _show(self) -> None:
         for held in self._held.values():
             if held.fresh:
-                self._outbox.show(tuple(held.fresh))
+                self._outbox.show(tuple(held.fresh[-_PREVIEW_WINDOWS:]))
                 self._live.publish(held.fresh)
                 held.fresh.clear()
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from cvmprobe.config.agent import AgentSettings
 from cvmprobe.model.assignment import Lease, Plan, Revoke
-from cvmprobe.model.delivery import Welcome
 from cvmprobe.model.endpoint import Endpoint
 from cvmprobe.model.window import Window
 from cvmprobe.node.budget import Budget
@@ -74,21 +73,18 @@ class Supervisor:
         """Whether nothing runs."""
         return self._leases.idle and self._light.idle
 
-    def receive(self, message: CollectorMessage) -> Welcome | None:
-        """Do what the collector says; gives back a Welcome, which is for somebody else."""
+    def receive(self, message: CollectorMessage) -> None:
+        """Do what the collector says. Whatever it says, it has been heard; a heartbeat says no more than that."""
         self._leases.heard()
         match message:
-            case Welcome():
-                return message
             case Plan():
                 self._light.adopt(message)
             case Lease():
                 self._leases.grant(message)
             case Revoke():
                 self._leases.revoke(message)
-            case _:  # a heartbeat has been heard, and acks are the outbox's
+            case _:
                 pass
-        return None
 
     def tick(self) -> None:
         """Do what is due."""

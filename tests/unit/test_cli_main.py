@@ -1,10 +1,14 @@
 """The command as a whole: help, version, one line per error and its exit code."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import typer
 
+import cvmprobe
 from cvmprobe import __version__, errors
 from cvmprobe.cli import app as application
 from cvmprobe.cli.__main__ import main
@@ -132,11 +136,11 @@ def test_ctrl_c_is_130_without_a_word(capsys, failing):
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(capfd, failing, monkeypatch):
+def test_a_reader_that_has_seen_enough_hears_nothing(capfd, failing, monkeypatch):
     failing(BrokenPipeError())
     kept = os.dup(1)
     try:
-        assert main(["fail"]) == 141
+        assert main(["fail"]) == 1
     finally:
         os.dup2(kept, 1)
         os.close(kept)
@@ -147,3 +151,11 @@ def test_a_bug_keeps_its_traceback(failing):
     failing(TypeError("a bug"))
     with pytest.raises(TypeError, match="a bug"):
         main(["fail"])
+
+
+def test_asking_a_collector_needs_no_database_and_no_engine():
+    heavy = "{'duckdb', 'cryptography', 'psutil', 'kubernetes', 'cvmprobe.probes', 'cvmprobe.cli.local'}"
+    code = f"import sys, cvmprobe.cli.app; sys.exit(str({heavy} & set(sys.modules) or ''))"
+    environment = {**os.environ, "PYTHONPATH": str(Path(cvmprobe.__file__).parents[1])}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert result.stderr.strip() == ""

@@ -15,7 +15,6 @@ from cvmprobe.errors import ProbeError
 __all__ = ["main"]
 
 _INTERRUPTED = 130
-_NOBODY_READS = 141  # what a program killed by SIGPIPE leaves to its shell
 _EXTRAS = {
     "cryptography": "collector",
     "duckdb": "collector",
@@ -45,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains when it ends
-        return _NOBODY_READS
+        return ProbeError.exit_code
     except OSError as error:
         return _fail(str(error), 1)
     return code

@@ -17,14 +17,15 @@ def fresh_path(output: Path | None, suffix: str = "snapshot.zip") -> Path:
     Raises UsageError when there is a file already, or none can be made.
     """
     path = output or Path(f"cvmprobe-{dt.datetime.now().astimezone():%Y%m%d-%H%M%S}.{suffix}")
-    if path.exists():
-        raise UsageError(f"{path} is there already; name another file with --output")
     if not path.parent.is_dir():
         raise UsageError(f"cannot write {path}: {path.parent} is not a directory")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise UsageError(
-            f"cannot write {path}: no right to write into {path.parent.resolve()}; name a file with --output"
-        )
+    try:
+        path.open("xb").close()  # asking for rights would not tell the whole truth
+        path.unlink()
+    except FileExistsError:
+        raise UsageError(f"{path} is there already; name another file with --output") from None
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}; name a file elsewhere with --output") from error
     return path
 
 

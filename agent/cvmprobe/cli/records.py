@@ -2,6 +2,7 @@
 
 from cvmprobe.analysis import mean, quantiles
 from cvmprobe.cli.output import Record
+from cvmprobe.model.delivery import Gap, Hello
 from cvmprobe.model.endpoint import Target
 from cvmprobe.model.environment import Environment
 from cvmprobe.model.histogram import Histogram
@@ -11,6 +12,8 @@ from cvmprobe.model.window import Instance, Window
 
 __all__ = [
     "METRIC_KEYS",
+    "gap_record",
+    "hello_record",
     "metric_records",
     "node_record",
     "probe_record",
@@ -76,6 +79,30 @@ def node_record(node: NodeStatus) -> Record:
         "lost_batches": node.lost,
         "probe_service_port": node.probe_service_port,
         "environment": None if node.environment is None else _environment(node.environment),
+    }
+
+
+def hello_record(hello: Hello) -> Record:
+    """Return how an agent introduced itself."""
+    return {
+        "endpoint": str(hello.endpoint),
+        "version": hello.version,
+        "boot_id": hello.boot_id,
+        "start_id": hello.start_id,
+        "environment": _environment(hello.environment),
+    }
+
+
+def gap_record(gap: Gap) -> Record:
+    """Return what is missing; None where nobody can know how much."""
+    return {
+        "endpoint": str(gap.stream.endpoint),
+        "start_id": gap.stream.start_id,
+        "first_seq": gap.first_seq,
+        "last_seq": gap.last_seq,
+        "lost_batches": gap.lost,
+        "reason": gap.reason,
+        "since_unix_ms": gap.since_unix_ms,
     }
 
 

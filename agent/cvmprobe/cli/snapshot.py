@@ -8,7 +8,7 @@ import typer
 
 from cvmprobe.cli.endpoint import CaFileOption, CollectorOption, TokenFileOption, find
 from cvmprobe.cli.export import export, fresh_path
-from cvmprobe.cli.output import note
+from cvmprobe.cli.output import Format, FormatOption, note
 from cvmprobe.cli.selection import since_range
 from cvmprobe.errors import UsageError
 from cvmprobe.model.query import SnapshotFormat
@@ -51,3 +51,17 @@ def export_snapshot(
     note(f"wrote {path} ({path.stat().st_size:,} bytes)")
     if snapshot_format is SnapshotFormat.ZIP:
         note(f"  cvmprobe snapshot show {path}")
+
+
+@app.command("show")
+def show_snapshot(
+    file: Annotated[Path, typer.Argument(help="A snapshot, as 'run' and 'snapshot export' write it.")],
+    form: FormatOption = Format.TABLE,
+) -> None:
+    """Print what a snapshot holds. It needs no collector.
+
+    Example: cvmprobe snapshot show cvmprobe-20250101-120000.snapshot.zip -o csv
+    """
+    from cvmprobe.cli.contents import show_contents  # noqa: PLC0415 - only this needs a database
+
+    show_contents(file, form)

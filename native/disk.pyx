@@ -66,7 +66,7 @@ cdef enum:
     MAX_FAILURES = 64  # in a row: then the worker ends
     DRAIN_NS = 2_000_000_000  # how long operations in flight at the deadline may take
 
-URING_FLAGS = {
+_URING_FLAGS = {
     "CQSIZE": URING_SETUP_CQSIZE,
     "COOP_TASKRUN": URING_SETUP_COOP_TASKRUN,
     "SINGLE_ISSUER": URING_SETUP_SINGLE_ISSUER,
@@ -353,7 +353,7 @@ cdef class Disk(Engine):
             self._facts["fallback"] = f"no io_uring: {w.refused_call.decode()}: {refused} (errno {w.refused_errno})"
         if w.backend is &IO_URING:
             self._facts["io_uring_flags"] = " ".join(
-                name for name, flag in URING_FLAGS.items() if w.queue.setup_flags & flag
+                name for name, flag in _URING_FLAGS.items() if w.queue.setup_flags & flag
             )
             why = w.queue.buffers_error
             self._facts["buffers"] = f"not registered: {errno.errorcode.get(why, why)}" if why else "registered"

@@ -48,9 +48,9 @@ def refuse(call, error, second_argument=None):
             raise OSError(ctypes.get_errno(), "prctl")
 
 
-def run_refused(code, *arguments):
-    """Run ``code`` in a child Python that has ``refuse`` and these arguments; return what it printed."""
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(REPOSITORY), *filter(None, sys.path)]))
+def run_refused(code, *arguments, **variables):
+    """Run ``code`` in a child Python that has ``refuse``, arguments and variables; return what it printed."""
+    environment = dict(os.environ, **variables, PYTHONPATH=os.pathsep.join([str(REPOSITORY), *filter(None, sys.path)]))
     done = subprocess.run(
         [
             sys.executable,

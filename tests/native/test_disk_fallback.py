@@ -1,11 +1,15 @@
-"""What the disk engine does where a container's profile or limit refuses a kernel interface."""
+"""What the disk engine does where a profile, a limit or an older kernel refuses, and where a disk fails."""
 
 import errno
 import os
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 from tests.native.seccomp import NUMBERS, run_refused
 
+FLAGS = [("CQSIZE", 1 << 3), ("COOP_TASKRUN", 1 << 8), ("SINGLE_ISSUER", 1 << 12), ("DEFER_TASKRUN", 1 << 13)]
 UNAVAILABLE = ["EPERM", "ENOSYS", "EACCES", "ENOMEM"]
 MEASURE = """
 import errno, os, time
@@ -24,6 +28,8 @@ def measure(path, engine):
     disk.stop()
     facts = disk.facts
     print(facts["engine"], facts.get("fallback"), facts.get("buffers"), last.counters["reads"] > 0, disk.error)
+    if engine != "auto":
+        print(facts.get("io_uring_flags"), {name: n for name, n in last.counters.items() if n and "errors" in name})
 
 measure(*sys.argv[1:])
 """
@@ -36,9 +42,9 @@ def measure(make_scratch):
     """Runs refusals, then measures with an engine, in a child that has the scratch file open."""
     file = make_scratch(1 << 20)
 
-    def run(refusals, engine):
+    def run(refusals, engine, **variables):
         path = f"/proc/{os.getpid()}/fd/{file.fd}"
-        return run_refused(f"{refusals}\n{MEASURE}", path, engine).strip()
+        return run_refused(f"{refusals}\n{MEASURE}", path, engine, **variables).strip()
 
     return run
 
@@ -84,4 +90,44 @@ def test_a_ring_that_cannot_be_named_by_index_is_named_by_descriptor(measure):
 @pytest.mark.parametrize(("engine", "call"), [("io_uring", "io_uring_enter"), ("libaio", "io_submit")])
 def test_a_call_refused_while_it_runs_ends_the_engine(measure, engine, call):
     printed = measure(f"refuse({call!r}, {errno.EAGAIN})", engine)
-    assert printed.endswith(f"False ({call!r}, {errno.EAGAIN})")
+    assert printed.splitlines()[0].endswith(f"False ({call!r}, {errno.EAGAIN})")
+
+
+@pytest.fixture(scope="module")
+def preload(tmp_path_factory):
+    """LD_PRELOAD with the library that answers as another kernel would, before what is preloaded already."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    library = tmp_path_factory.mktemp("preload") / "older_kernel.so"
+    source = Path(__file__).with_name("older_kernel.c")
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True, timeout=60)
+    return f"{os.environ.get('LD_PRELOAD', '')} {library}"
+
+
+@pytest.mark.parametrize("count", range(len(FLAGS) + 1))
+def test_setup_flags_an_older_kernel_does_not_know_are_given_up(measure, preload, count):
+    known = dict(FLAGS[:count])
+    printed = measure("", "io_uring", LD_PRELOAD=preload, KNOWN_SETUP_FLAGS=str(sum(known.values())))
+    assert printed.splitlines() == ["io_uring None registered True None", f"{' '.join(known)} {{}}"]
+
+
+def test_an_io_uring_whose_waits_cannot_time_out_is_not_used(measure, preload):
+    extended_arguments = 1 << 8
+    printed = measure("", "auto", LD_PRELOAD=preload, HIDDEN_FEATURES=str(extended_arguments))
+    assert printed.startswith("libaio no io_uring: io_uring_setup: ENOSYS")
+
+
+@pytest.mark.parametrize(
+    ("result", "kind", "kept"),
+    [
+        (-errno.EIO, "io_errors", errno.EIO),
+        (-errno.ENOSPC, "space_errors", errno.ENOSPC),
+        (-errno.ETIMEDOUT, "other_errors", errno.ETIMEDOUT),
+    ],
+)
+def test_failed_operations_are_counted_by_kind_and_end_the_engine(measure, preload, result, kind, kept):
+    printed = measure("", "libaio", LD_PRELOAD=preload, EVENT_RESULT=str(result))
+    first, second = printed.splitlines()
+    assert first == f"libaio None None False ('pread', {kept})"
+    assert second.startswith(f"None {{'{kind}': 6")

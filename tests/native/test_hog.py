@@ -23,12 +23,14 @@ def ticks_per_second() -> float:
     return last.counters["ticks"] / 0.1
 
 
-def python_loops_per_second() -> float:
-    loops = 0
+def python_turns_per_second() -> float:
+    """How often Python gets the interpreter back after giving it up for a moment."""
+    turns = 0
     end = time.monotonic_ns() + 100_000_000
     while time.monotonic_ns() < end:
-        loops += 1
-    return loops / 0.1
+        time.sleep(0.0001)
+        turns += 1
+    return turns / 0.1
 
 
 @two_cpus
@@ -42,7 +44,7 @@ def test_an_engine_does_not_feel_the_interpreter(capsys):
 @two_cpus
 def test_the_hog_does_bend_what_python_counts():
     """Else the test above could not fail."""
-    assert statistics.median(hog_ratios(python_loops_per_second)) < 0.9
+    assert statistics.median(hog_ratios(python_turns_per_second)) < 0.6
 
 
 def test_no_tick_is_lost_between_windows_beside_a_hog():

@@ -135,10 +135,6 @@ def _prepare(setup: Setup) -> Execution:
     parameters = _read(setup.instance.parameters)
     if setup.volume is None:
         raise UsageError("disk: no volume to measure: name one of this endpoint's volumes")
-    if parameters.omit_ms % setup.interval_ms:
-        raise UsageError(
-            f"disk: parameter omit_ms = {parameters.omit_ms}: give a multiple of the interval, {setup.interval_ms} ms"
-        )
     return Execution(setup, _DiskFace(setup, setup.volume, parameters))
 
 

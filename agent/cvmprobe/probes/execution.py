@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from cvmprobe.errors import EngineError, ProbeError
+from cvmprobe.errors import EngineError, ProbeError, UsageError
 from cvmprobe.model.endpoint import PeerAddress
 from cvmprobe.model.window import Flag, Instance, SampleBlock, Window
 from cvmprobe.probes.clock import clock_pair
@@ -86,9 +86,13 @@ class Face(Protocol):
 
 
 class Execution:
-    """Runs one engine once. ``stop`` may be called from any thread, everything else from one."""
+    """Runs one engine once. ``stop`` may be called from any thread, everything else from one.
+
+    Raises UsageError where the windows could not tell the warm-up from the rest.
+    """
 
     def __init__(self, setup: Setup, face: Face) -> None:
+        _check_times(setup, face.omit_ms)
         self._setup = setup
         self._face = face
         self._samples = SampleShelf(setup.instance)
@@ -191,3 +195,15 @@ class Execution:
         completed = self._face.complete(tuple(self._windows), self._totals)
         self._windows = list(completed.windows)
         self._totals = completed.totals
+
+
+def _check_times(setup: Setup, omit_ms: int) -> None:
+    probe = setup.instance.probe
+    if setup.interval_ms <= 0:
+        raise UsageError(f"{probe}: interval of {setup.interval_ms} ms: give at least 1 ms")
+    if omit_ms % setup.interval_ms:
+        raise UsageError(
+            f"{probe}: parameter omit_ms = {omit_ms}: give a multiple of the interval, {setup.interval_ms} ms"
+        )
+    if setup.duration_ms is not None and setup.duration_ms <= omit_ms:
+        raise UsageError(f"{probe}: all {setup.duration_ms} ms are warm-up (omit_ms = {omit_ms}): measure for longer")

@@ -21,17 +21,13 @@ class Session:
     key: bytes = field(repr=False)
 
 
-def read_session(setup: Setup, omit_ms: int) -> Session:
+def read_session(setup: Setup) -> Session:
     """Return the session of a setup whose probe sends to a peer. Raises UsageError that names what is wrong."""
     instance = setup.instance
     if setup.peer is None or not setup.key:
         raise UsageError(f"{instance.probe}: there is no peer to measure against, or no key for it")
     if instance.direction is not Direction.FORWARD:
         raise UsageError(f"{instance.probe}: direction {instance.direction} is not measured yet: ask for forward")
-    if omit_ms % setup.interval_ms:
-        raise UsageError(
-            f"{instance.probe}: parameter omit_ms = {omit_ms}: give a multiple of the interval, {setup.interval_ms} ms"
-        )
     try:
         session_id = bytes.fromhex(instance.assignment_id)
     except ValueError:

@@ -87,7 +87,7 @@ class _RrFace:
 
 def _prepare(setup: Setup) -> Execution:
     parameters = read_parameters(TcpRrParameters, Probe.TCP_RR, setup.instance.parameters)
-    return Execution(setup, _RrFace(setup, read_session(setup, parameters.omit_ms), parameters))
+    return Execution(setup, _RrFace(setup, read_session(setup), parameters))
 
 
 def _cost(parameters: Mapping[str, str], duration_ms: int) -> Cost:

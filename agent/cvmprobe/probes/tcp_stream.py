@@ -85,7 +85,7 @@ def _prepare(setup: Setup) -> Execution:
     parameters = read_parameters(TcpStreamParameters, Probe.TCP_STREAM, setup.instance.parameters)
     if setup.duration_ms is None:
         raise UsageError("tcp_stream: it saturates the path, so it needs a duration")
-    session = read_session(setup, parameters.omit_ms)
+    session = read_session(setup)
     return Execution(setup, _StreamFace(setup, setup.duration_ms, session, parameters))
 
 

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.native.leaks import descriptors, threads
 
 from cvmprobe.errors import EngineError, UnsoundError, UsageError
 from cvmprobe.native.disk import Disk
@@ -319,8 +320,8 @@ def test_nothing_is_left_of_an_engine(make_scratch, engine, ending):
 def resources():
     maps = Path("/proc/self/maps").read_text()
     return {
-        "descriptors": len(list(Path("/proc/self/fd").iterdir())),
-        "threads": len(list(Path("/proc/self/task").iterdir())),
+        "descriptors": descriptors(),
+        "threads": threads(),
         "aio contexts": maps.count("/[aio]"),
         "rings": maps.count("[io_uring]"),
     }

@@ -12,7 +12,7 @@ from cvmprobe.errors import StoreError
 from cvmprobe.store.rows import SAMPLES, WINDOWS
 from cvmprobe.store.sql import literal
 
-__all__ = ["Connection", "block_bytes", "connect", "first_line", "open_database"]
+__all__ = ["Connection", "connect", "first_line", "open_database", "used_bytes"]
 
 Connection = duckdb.DuckDBPyConnection
 
@@ -120,9 +120,9 @@ def _check(connection: Connection, path: Path) -> None:
     ((version,),) = connection.execute("SELECT max(schema_version) FROM store.about").fetchall()
     if version != SCHEMA_VERSION:
         raise _UnreadableError(f"its schema version is {version}, and this program reads {SCHEMA_VERSION}")
-    size, whole = path.stat().st_size, HEADER_BYTES + block_bytes(connection, "total_blocks")
-    if size < whole:
-        raise _UnreadableError(f"it is truncated: {size} bytes, of {whole}")
+    size, least = path.stat().st_size, HEADER_BYTES + used_bytes(connection)
+    if size < least:
+        raise _UnreadableError(f"it is truncated: {size} bytes, of at least {least}")
 
 
 def _make_tables(connection: Connection) -> None:
@@ -134,9 +134,9 @@ def _make_tables(connection: Connection) -> None:
     connection.execute("COMMIT")
 
 
-def block_bytes(connection: Connection, which: str) -> int:
-    """Return the bytes in ``total_blocks`` or ``used_blocks`` of the file; free ones take the next rows."""
-    query = f"SELECT block_size * {which} FROM pragma_database_size() WHERE database_name = 'store'"  # noqa: S608  our own words only
+def used_bytes(connection: Connection) -> int:
+    """Return the bytes of the file's blocks that hold data; the others are free for the next rows."""
+    query = "SELECT block_size * used_blocks FROM pragma_database_size() WHERE database_name = 'store'"
     ((size,),) = connection.execute(query).fetchall()
     return int(size)
 

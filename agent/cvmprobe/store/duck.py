@@ -15,7 +15,7 @@ from cvmprobe.model.query import Selection, TimeRange
 from cvmprobe.model.run import Run
 from cvmprobe.model.window import SampleBlock, Window
 from cvmprobe.store import EVERYTHING, FOREVER, Account
-from cvmprobe.store.database import Connection, block_bytes, first_line, open_database
+from cvmprobe.store.database import Connection, first_line, open_database, used_bytes
 from cvmprobe.store.documents import NodeDocument, RunDocument
 from cvmprobe.store.ledger import Ledger
 from cvmprobe.store.rows import Row, batch_rows, block_rows, windows_from
@@ -215,7 +215,7 @@ class DuckStore:
         except duckdb.Error as error:
             self._roll_back(connection)
             raise StoreError(f"store {self.path}: cannot be pruned: {first_line(error)}") from error
-        return block_bytes(connection, "used_blocks")
+        return used_bytes(connection)
 
     def close(self) -> None:
         """Close the file; twice is fine."""

@@ -205,7 +205,9 @@ async def test_light_windows_flow_and_pause_while_a_lease_runs(world, collector,
             seen = len(collector.windows(start.start_id))
             await until(lambda: len(collector.windows(start.start_id)) > seen + 5)
             windows = collector.windows(start.start_id)
-    heavy = [window for window in windows if window.instance.probe is Probe.TCP_RR and "wait" in window.instance.parameters]
+    heavy = [
+        window for window in windows if window.instance.probe is Probe.TCP_RR and "wait" in window.instance.parameters
+    ]
     light = [window for window in windows if window.instance.assignment_id == plan.probes[0].probe_id]
     begin, end = heavy[0].end_unix_ms - 100, heavy[-1].end_unix_ms
     assert {window.instance.assignment_id for window in light} == {plan.probes[0].probe_id}

@@ -192,7 +192,12 @@ class Execution:
             call, errno = engine.error
             self._error = EngineError(call, errno, f"measure {self._setup.instance.probe}")
         self._totals = engine.snapshot().counters
-        completed = self._face.complete(tuple(self._windows), self._totals)
+        try:
+            completed = self._face.complete(tuple(self._windows), self._totals)
+        except ProbeError as error:
+            self._error = self._error or error
+            self._windows = [replace(window, flags=window.flags | {Flag.CUT}) for window in self._windows]
+            return
         self._windows = list(completed.windows)
         self._totals = completed.totals
 

@@ -375,13 +375,17 @@ def test_one_late_tick_is_no_silence(node: Node):
 def test_a_probe_that_does_not_stop_is_given_up(node: Node):
     node.receive(lease())
     execution = node.started(1)
+    execution.step(1)
+    node.until(lambda: execution.windows)
     execution.deaf = True
     node.receive(Revoke(ID, "enough"))
     node.pass_time(9)
     assert not node.supervisor.free
     node.pass_time(1.5)
     assert node.supervisor.free
-    assert node.reports()[-1].state is LeaseState.REVOKED
+    report = node.reports()[-1]
+    assert (report.state, report.last_seq) == (LeaseState.REVOKED, 1)
+    assert [window.flags for window in node.stored()] == [{Flag.CUT}]
     execution.end()
     node.until(lambda: not any(thread.name.startswith("tcp_stream") for thread in threading.enumerate()))
     node.until(node.calls.empty)
@@ -640,8 +644,24 @@ def test_close_ends_everything_and_reports_it(node: Node):
     report = node.reports()[-1]
     assert (report.state, report.detail) == (LeaseState.FAILED, "the agent is ending")
     assert node.stored()[-1].flags == {Flag.CUT}
+    node.receive(plan(light("c" * 32)))
+    node.receive(lease(lease_id=OTHER_ID))
+    assert node.reports()[-1].detail == "the agent is ending"
     node.pass_time(70)
     assert len(node.executions) == 2
+
+
+def test_abandon_reports_what_close_could_not_end(node: Node):
+    node.receive(lease())
+    execution = node.started(1)
+    execution.deaf = True
+    execution.step(1)
+    node.until(lambda: execution.windows)
+    node.supervisor.close()
+    node.supervisor.abandon()
+    assert node.supervisor.free
+    report = node.reports()[-1]
+    assert (report.state, report.last_seq) == (LeaseState.FAILED, 1)
 
 
 async def test_watchers_see_light_and_heavy_windows_once(node: Node):

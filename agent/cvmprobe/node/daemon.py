@@ -149,6 +149,7 @@ class Daemon:
         until = time.monotonic() + _STOP_S
         while not self._supervisor.idle and time.monotonic() < until:  # noqa: ASYNC110 - derived, nobody signals it
             await asyncio.sleep(0.02)
+        self._supervisor.abandon()
         self._outbox.end()
         self._uplink.finish(Bye(self._outbox.last_seq))
         self._uplink.wake()

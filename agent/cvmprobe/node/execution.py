@@ -35,6 +35,7 @@ class Running:
     """Runs ``prepare()``'s execution; both callbacks are called through ``post``, ``on_end`` exactly once and last.
 
     ``keep``: hold the windows for the outcome, as a lease wants it; else each is handed over once and forgotten.
+    ``seen`` are those held so far, still without what only the end can tell.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Running:
     ) -> None:
         self.instance = instance
         self._prepare = prepare
+        self.seen: list[Window] = []
         self._keep = keep
         self._post = post
         self._on_window = on_window
@@ -69,17 +71,16 @@ class Running:
             threading.Thread(target=execution.stop, name="stop", daemon=True).start()
 
     def _run(self) -> None:
-        seen: list[Window] = []
         try:
-            outcome = self._observe(seen)
+            outcome = self._observe()
         except ProbeError as error:
-            outcome = Outcome(spoiled(seen), error=str(error))
+            outcome = Outcome(spoiled(self.seen), error=str(error))
         except Exception as error:  # noqa: BLE001 - whatever a probe does, the agent goes on
             _log.exception("probe failed unexpectedly probe=%s", self.instance.probe)
-            outcome = Outcome(spoiled(seen), error=f"{self.instance.probe}: {type(error).__name__}: {error}")
+            outcome = Outcome(spoiled(self.seen), error=f"{self.instance.probe}: {type(error).__name__}: {error}")
         self._post(lambda: self._on_end(outcome))
 
-    def _observe(self, seen: list[Window]) -> Outcome:
+    def _observe(self) -> Outcome:
         execution = self._prepare()
         with self._lock:
             self._execution = execution
@@ -88,7 +89,7 @@ class Running:
             execution.stop()
         for window in execution.observe():
             if self._keep:
-                seen.append(window)
+                self.seen.append(window)
             self._hand_over(window)
         result = execution.result()
         windows = result.windows if self._keep else ()

@@ -39,6 +39,7 @@ _PREVIEW_WINDOWS: Final = 10  # the newest: a preview is small, however short th
 _WINDOWS_LIMIT: Final = 10_000  # of one lease: they wait in memory until its end
 _REMEMBERED: Final = 64  # ended leases, for a grant that is repeated
 
+_ENDING: Final = "the agent is ending"
 _SESSION: Final = re.compile(r"[0-9a-f]{32}")
 
 _Key = tuple[str, Side]
@@ -93,6 +94,7 @@ class Leases:
         self._last: OrderedDict[_Key, LeaseReport] = OrderedDict()
         self._heard_at = clock()
         self._silent = False
+        self._closed = False
         self._shown_at = clock()
         light.on_idle = self._begin_waiting
 
@@ -130,9 +132,15 @@ class Leases:
             self._stop(held, LeaseState.REVOKED, revoke.reason)
 
     def close(self) -> None:
-        """End all for good."""
+        """End all for good, and take no more."""
+        self._closed = True
         for held in list(self._held.values()):
-            self._stop(held, LeaseState.FAILED, "the agent is ending")
+            self._stop(held, LeaseState.FAILED, _ENDING)
+
+    def abandon(self) -> None:
+        """Let go of what ``close`` has not ended."""
+        for held in list(self._held.values()):
+            self._give_up(held)
 
     def tick(self) -> None:
         """Do what is due: begin, preview, deadline, silence."""
@@ -142,7 +150,7 @@ class Leases:
             if now >= held.deadline:
                 self._stop(held, LeaseState.FAILED, f"not over within {held.lease.valid_for_ms / 1_000:g} s")
             if held.verdict is not None and held.running is not None and now >= held.told_at + _STOP_S:
-                self._ended(held, Outcome(error="it did not stop when it was told to"))
+                self._give_up(held)
         self._begin_waiting()
         if now >= self._shown_at + _PREVIEW_S:
             self._shown_at = now
@@ -157,6 +165,8 @@ class Leases:
         self._silent = silent
 
     def _check(self, lease: Lease) -> None:
+        if self._closed:
+            raise UsageError(_ENDING)
         other = next(
             (held.lease.lease_id for held in self._held.values() if held.lease.lease_id != lease.lease_id), None
         )
@@ -242,6 +252,12 @@ class Leases:
             held.running.stop()
         else:
             self._ended(held, Outcome())
+
+    def _give_up(self, held: _Held) -> None:
+        """Let go of a probe that did not stop when it was told to; what it showed so far is all there will be."""
+        seen = held.running.seen if held.running is not None else []
+        _log.error("probe does not stop lease=%s probe=%s", held.lease.lease_id, held.lease.probe)
+        self._ended(held, Outcome(spoiled(seen), error="it did not stop when it was told to"))
 
     def _ended(self, held: _Held, outcome: Outcome) -> None:
         """Let go of a side; the last one to go lets the node speak again."""

@@ -74,6 +74,7 @@ class LightProbes:
         self._plan_ends_at = 0.0
         self._valid_for_ms = 0
         self._paused = False
+        self._closed = False
         self.on_idle: Callable[[], None] = lambda: None
 
     @property
@@ -109,13 +110,13 @@ class LightProbes:
 
     def close(self) -> None:
         """End all for good."""
-        self._plan_ends_at = 0.0
-        self.pause()
+        self._closed = True
+        self.tick()
 
     def tick(self) -> None:
         """Start and stop what is due."""
         now = self._clock()
-        may_run = not self._paused and now < self._plan_ends_at
+        may_run = not self._closed and not self._paused and now < self._plan_ends_at
         self._kept = [kept for kept in self._kept if kept.wanted or kept.running]
         for kept in self._kept:
             if kept.running is None and kept.wanted and may_run and now >= kept.retry_at:

@@ -100,6 +100,10 @@ class Supervisor:
         self._light.close()
         self._leases.close()
 
+    def abandon(self) -> None:
+        """Let go of what does not end."""
+        self._leases.abandon()
+
     def _take(self, windows: Iterable[Window]) -> None:
         taken = tuple(windows)
         self._outbox.add(taken)

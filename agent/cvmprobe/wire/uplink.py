@@ -145,6 +145,8 @@ class Uplink:
         except grpc.aio.AioRpcError as error:
             raise in_words(error, self._collector) from error
         except ExceptionGroup as group:
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise asyncio.CancelledError from None  # the group keeps errors and drops a cancel that came with them
             first = group.exceptions[0]
             raise in_words(first, self._collector) if isinstance(first, grpc.aio.AioRpcError) else first from None
         finally:

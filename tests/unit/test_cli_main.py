@@ -11,6 +11,7 @@ import typer
 import cvmprobe
 from cvmprobe import __version__, errors
 from cvmprobe.cli import app as application
+from cvmprobe.cli import program
 from cvmprobe.cli.__main__ import main
 
 
@@ -159,3 +160,18 @@ def test_asking_a_collector_needs_no_database_and_no_engine():
     environment = {**os.environ, "PYTHONPATH": str(Path(cvmprobe.__file__).parents[1])}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert result.stderr.strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("verb", "lacking", "message"),
+    [
+        ("agent", "cvmprobe.native.engine", "needs the native engines"),
+        ("collector", "duckdb", "pip install 'cvmprobe[collector]'"),
+        ("run --local", "cryptography", "pip install 'cvmprobe[collector]'"),
+        ("run --local", "psutil", "pip install 'cvmprobe[agent]'"),
+    ],
+)
+def test_a_program_that_cannot_run_here_says_so(capsys, monkeypatch, verb, lacking, message):
+    monkeypatch.setattr(program, "find_spec", lambda module: None if module == lacking else "there")
+    assert main(verb.split()) == 1
+    assert message in one_line(capsys)

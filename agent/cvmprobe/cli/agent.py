@@ -2,7 +2,7 @@
 
 import typer
 
-from cvmprobe.cli.program import become
+from cvmprobe.cli.program import AGENT, become
 
 __all__ = ["HELP", "agent"]
 
@@ -11,4 +11,4 @@ HELP = "Run the agent of this node: it measures what a collector asks of it (sam
 
 def agent(context: typer.Context) -> None:
     """Become the agent."""
-    become("cvmprobe.node", context.args)
+    become(AGENT, context.args)

@@ -2,7 +2,7 @@
 
 import typer
 
-from cvmprobe.cli.program import become
+from cvmprobe.cli.program import COLLECTOR, become
 
 __all__ = ["HELP", "collector"]
 
@@ -11,4 +11,4 @@ HELP = "Run a collector: it arranges, stores and serves what agents measure (sam
 
 def collector(context: typer.Context) -> None:
     """Become the collector."""
-    become("cvmprobe.collector", context.args)
+    become(COLLECTOR, context.args)

@@ -15,6 +15,7 @@ from cvmprobe.cli.endpoint import Connection, process_start
 from cvmprobe.cli.local.child import Child
 from cvmprobe.cli.local.settings import NODES, write_agent, write_collector, write_tokens
 from cvmprobe.cli.local.state import LocalState, local_state
+from cvmprobe.cli.program import AGENT, COLLECTOR, require
 from cvmprobe.errors import UnreachableError, WireError
 from cvmprobe.model.query import Attachment
 
@@ -44,16 +45,18 @@ async def local_cluster(volume: Path, say: Callable[[str], None]) -> AsyncIterat
 
     ``volume`` is a directory on the disk to be measured; ``say`` is told what is being waited for.
     """
+    require(COLLECTOR)
+    require(AGENT)
     with local_state(volume) as state:
         children: list[Child] = []
         try:
             say("starting a collector and two agents")
             tokens = write_tokens(state)
-            children.append(await _child(state, "collector", "cvmprobe.collector", write_collector(state)))
+            children.append(await _child(state, "collector", COLLECTOR, write_collector(state)))
             connection = await _while_alive(children, _served(state, tokens.person))
             for node in NODES:
                 config = write_agent(state, node, connection.address, connection.server_name, connection.ca_pem)
-                children.append(await _child(state, node, "cvmprobe.node", config))
+                children.append(await _child(state, node, AGENT, config))
             await _while_alive(children, _attached(connection))
             connection.write(state.endpoint_file)
             yield LocalCluster(connection, children)

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from cvmprobe.analysis import summarize
 from cvmprobe.cli.figures import figures_of_summaries, figures_of_window, headline, tables
-from cvmprobe.cli.windows import WINDOW_COLUMNS
+from cvmprobe.cli.windows import window_columns
 from cvmprobe.model.endpoint import Endpoint, EndpointTarget, Path, Role, VolumeTarget
 from cvmprobe.model.histogram import Histogram
 from cvmprobe.model.window import Direction, Flag, Instance, Phase, Probe, Window
@@ -108,7 +108,7 @@ def test_what_is_unknown_is_no_zero():
     empty = window(Probe.TCP_STREAM, TO_B, {}, {})
     assert figures_of_window(empty).bytes_per_s is None
     assert headline(figures_of_window(empty)) == ""
-    cells = {column.title: column.cell(empty) for column in WINDOW_COLUMNS}
+    cells = {column.title: column.cell(empty) for column in window_columns(lambda _: "")}
     assert cells["throughput [MB/s]"] == cells["p50 [µs]"] == cells["operations [1/s]"] == "-"
 
 

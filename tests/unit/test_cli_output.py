@@ -45,10 +45,12 @@ def test_a_table_in_a_pipe_is_neither_cut_nor_coloured(capsys, monkeypatch):
     assert "\x1b" not in out
 
 
-@pytest.mark.parametrize("text", ["[bold]x[/bold]", "[/]"])
-def test_what_was_measured_is_no_markup(capsys, text):
-    show(Format.TABLE, tabulate([Column("name", lambda _: text)], RECORDS), RECORDS)
-    assert text in capsys.readouterr().out
+@pytest.mark.parametrize("text", ["[bold]x[/bold]", "[/]", "length [s]"])
+def test_neither_a_title_nor_a_cell_is_markup(capsys, text):
+    show(Format.TABLE, tabulate([Column(f"title {text}", lambda _: f"cell {text}")], RECORDS), RECORDS)
+    out = capsys.readouterr().out
+    assert f"title {text}" in out
+    assert f"cell {text}" in out
 
 
 def test_a_stream_of_records_is_readable_line_by_line(capsys):

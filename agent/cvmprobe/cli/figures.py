@@ -14,7 +14,16 @@ from cvmprobe.model.endpoint import Endpoint, Path, Target, VolumeTarget
 from cvmprobe.model.query import Summary
 from cvmprobe.model.window import Direction, Flag, Instance, Probe, Window
 
-__all__ = ["Figures", "Measurement", "figures_of_summaries", "figures_of_window", "headline", "measurement", "tables"]
+__all__ = [
+    "Figures",
+    "Measurement",
+    "figures_of_summaries",
+    "figures_of_window",
+    "headline",
+    "labels",
+    "measurement",
+    "tables",
+]
 
 # Metric names are a convention all probes keep. What arrived counts before what was sent.
 _ARRIVED: Final = ("receiver_bytes", "sent_bytes")
@@ -88,10 +97,24 @@ def headline(figures: Figures) -> str:
     return ""
 
 
+def labels(rows: Sequence[Measurement]) -> dict[Measurement, str]:
+    """Name each row by its probe and by those parameters in which the rows of that probe differ."""
+    values: defaultdict[tuple[Probe, str], set[str]] = defaultdict(set)
+    for row in rows:
+        for name, value in _traits(row):
+            values[row.probe, name].add(value)
+    return {
+        row: " ".join(
+            [row.probe, *(f"{name}={value}" for name, value in _traits(row) if len(values[row.probe, name]) > 1)]
+        )
+        for row in rows
+    }
+
+
 def tables(rows: Mapping[Measurement, Figures]) -> RenderableType:
     """Return one table for the network and one for disks, with a note on what is missing."""
-    labels = _labels(list(rows))
-    shown = [_Row(labels[key], key, figures) for key, figures in rows.items()]
+    names = labels(list(rows))
+    shown = [_Row(names[key], key, figures) for key, figures in rows.items()]
     network = [row for row in shown if not isinstance(row.key.target, VolumeTarget)]
     disks = [row for row in shown if isinstance(row.key.target, VolumeTarget)]
     parts: list[RenderableType] = []
@@ -138,20 +161,6 @@ def _late(rates: Mapping[str, float]) -> float | None:
 def _sum(rates: Mapping[str, float], names: Sequence[str]) -> float | None:
     known = [rates[name] for name in names if name in rates]
     return sum(known) if known else None
-
-
-def _labels(rows: Sequence[Measurement]) -> dict[Measurement, str]:
-    """Name each row by its probe and by those parameters in which the rows of that probe differ."""
-    values: defaultdict[tuple[Probe, str], set[str]] = defaultdict(set)
-    for row in rows:
-        for name, value in _traits(row):
-            values[row.probe, name].add(value)
-    return {
-        row: " ".join(
-            [row.probe, *(f"{name}={value}" for name, value in _traits(row) if len(values[row.probe, name]) > 1)]
-        )
-        for row in rows
-    }
 
 
 def _traits(row: Measurement) -> tuple[tuple[str, str], ...]:
@@ -222,7 +231,9 @@ _DISK: tuple[Column[_Row], ...] = (
 
 def _footnotes(rows: Iterable[Figures]) -> list[str]:
     kept = list(rows)
-    notes = ["n: operations behind the quantiles; a flag stands with the number of windows that carry it"]
+    notes = [
+        "n: operations behind the quantiles; a flag stands with the number of windows, drain included, that carry it"
+    ]
     if any(figures.operations is not None and not figures.quantiles.keys() >= set(_POINTS) for figures in kept):
         notes.append(f"{DASH} for a quantile q: fewer than 10 of the n operations lie above it, so it is not shown")
     if any(figures.left_out for figures in kept):

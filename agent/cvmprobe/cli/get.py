@@ -1,15 +1,17 @@
 """cvmprobe get: ask a collector what there is."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
 from cvmprobe.cli.endpoint import CaFileOption, CollectorOption, TokenFileOption, ask, find
+from cvmprobe.cli.figures import labels, measurement
 from cvmprobe.cli.output import DASH, Column, Format, FormatOption, show, tabulate
 from cvmprobe.cli.records import metric_records, node_record, probe_record, run_record, window_record
 from cvmprobe.cli.selection import NodeOption, PathOption, ProbeOption, TargetOption, selection, since_range
-from cvmprobe.cli.windows import WINDOW_COLUMNS, clock
+from cvmprobe.cli.windows import clock, window_table
 from cvmprobe.model.query import NodeStatus, ProbeStatus
 from cvmprobe.model.run import Run
 from cvmprobe.model.window import Window
@@ -42,16 +44,6 @@ _NODES: tuple[Column[NodeStatus], ...] = (
     Column("pending", lambda node: _count(node.pending), right=True),
     Column("lost", lambda node: _count(node.lost), right=True),
 )
-_PROBES: tuple[Column[ProbeStatus], ...] = (
-    Column("probe", lambda status: status.instance.probe),
-    Column("from", lambda status: str(status.instance.source)),
-    Column("to", lambda status: str(status.instance.target)),
-    Column("path", lambda status: status.instance.path or DASH),
-    Column("direction", lambda status: status.instance.direction),
-    Column("repeat", lambda status: str(status.instance.repeat), right=True),
-    Column("windows", lambda status: str(status.windows), right=True),
-    Column("last window", lambda status: clock(status.last_end_unix_ms or None)),
-)
 _RUNS: tuple[Column[Run], ...] = (
     Column("run", lambda run: run.run_id),
     Column("suite", lambda run: run.suite),
@@ -62,6 +54,20 @@ _RUNS: tuple[Column[Run], ...] = (
     Column("leases ended", lambda run: f"{run.leases_ended}/{run.leases_total}", right=True),
     Column("detail", lambda run: run.detail or DASH),
 )
+
+
+def _probe_table(found: Sequence[ProbeStatus]) -> Table:
+    names = labels([measurement(status.instance) for status in found])
+    columns: tuple[Column[ProbeStatus], ...] = (
+        Column("measurement", lambda status: names[measurement(status.instance)]),
+        Column("from", lambda status: str(status.instance.source)),
+        Column("to", lambda status: str(status.instance.target)),
+        Column("path", lambda status: status.instance.path or DASH),
+        Column("repeat", lambda status: str(status.instance.repeat), right=True),
+        Column("windows", lambda status: str(status.windows), right=True),
+        Column("last window", lambda status: clock(status.last_end_unix_ms or None)),
+    )
+    return tabulate(columns, found)
 
 
 @app.command("nodes")
@@ -96,7 +102,7 @@ def get_probes(
     """
     wanted = selection(node, probe, path, target)
     found = ask(find(collector, ca_file, token_file), lambda client: client.list_probes(wanted))
-    show(form, tabulate(_PROBES, found), [probe_record(status) for status in found])
+    show(form, _probe_table(found), [probe_record(status) for status in found])
 
 
 @app.command("windows")
@@ -119,7 +125,7 @@ def get_windows(
     wanted, span = selection(node, probe, path, target, run), since_range(since)
     windows = ask(find(collector, ca_file, token_file), lambda client: _collect(client.query_windows(wanted, span)))
     flat = [row for window in windows for row in metric_records(window)]
-    show(form, tabulate(WINDOW_COLUMNS, windows), [window_record(window) for window in windows], flat)
+    show(form, window_table(windows), [window_record(window) for window in windows], flat)
 
 
 @app.command("runs")

@@ -60,7 +60,7 @@ def tabulate(columns: Sequence[Column[_Row]], rows: Iterable[_Row], title: str |
     """Return a table of ``rows``."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for column in columns:
-        table.add_column(column.title, justify="right" if column.right else "left", overflow="fold")
+        table.add_column(Text(column.title), justify="right" if column.right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(column.cell(row)) for column in columns))
     return table

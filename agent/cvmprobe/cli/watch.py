@@ -12,10 +12,10 @@ from rich.live import Live
 
 from cvmprobe.cli.endpoint import CaFileOption, CollectorOption, Connection, TokenFileOption, find
 from cvmprobe.cli.figures import Measurement, measurement
-from cvmprobe.cli.output import Format, FormatOption, RecordStream, note, tabulate
+from cvmprobe.cli.output import Format, FormatOption, RecordStream, note
 from cvmprobe.cli.records import METRIC_KEYS, metric_records, window_record
 from cvmprobe.cli.selection import NodeOption, PathOption, ProbeOption, TargetOption, selection
-from cvmprobe.cli.windows import WINDOW_COLUMNS
+from cvmprobe.cli.windows import window_columns, window_table
 from cvmprobe.errors import UsageError
 from cvmprobe.model.query import Missed, Selection
 from cvmprobe.model.window import Window
@@ -103,7 +103,8 @@ async def _windows(client: ProbeClient, wanted: Selection, count: int | None) ->
 
 async def _show_lines(windows: AsyncIterator[Window]) -> None:
     """Print one line for each window, under one header, each column at least as wide as its title."""
-    widths = [max(len(column.title), 12) for column in WINDOW_COLUMNS]
+    columns = window_columns(lambda window: window.instance.probe)
+    widths = [max(len(column.title), 12) for column in columns]
 
     def line(texts: list[str]) -> None:
         sys.stdout.write(
@@ -111,9 +112,9 @@ async def _show_lines(windows: AsyncIterator[Window]) -> None:
         )
         sys.stdout.flush()
 
-    line([column.title for column in WINDOW_COLUMNS])
+    line([column.title for column in columns])
     async for window in windows:
-        line([column.cell(window) for column in WINDOW_COLUMNS])
+        line([column.cell(window) for column in columns])
 
 
 async def _show_table(windows: AsyncIterator[Window], now: Callable[[], float] = time.monotonic) -> None:
@@ -126,7 +127,7 @@ async def _show_table(windows: AsyncIterator[Window], now: Callable[[], float] =
             for key in [key for key, (seen, _) in latest.items() if now() - seen > _STALE_S]:
                 del latest[key]
             shown = sorted((shown for _, shown in latest.values()), key=_order)
-            live.update(tabulate(WINDOW_COLUMNS, shown), refresh=True)
+            live.update(window_table(shown), refresh=True)
 
 
 def _order(window: Window) -> tuple[str, ...]:

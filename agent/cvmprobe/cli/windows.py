@@ -1,13 +1,15 @@
 """Windows as the rows of a table, and wall times as people read them."""
 
 import datetime as dt
-from typing import Final
+from collections.abc import Callable, Sequence
 
-from cvmprobe.cli.figures import Figures, figures_of_window
-from cvmprobe.cli.output import DASH, Column
+from rich.table import Table
+
+from cvmprobe.cli.figures import Figures, figures_of_window, labels, measurement
+from cvmprobe.cli.output import DASH, Column, tabulate
 from cvmprobe.model.window import Window
 
-__all__ = ["WINDOW_COLUMNS", "clock", "time_of_day"]
+__all__ = ["clock", "time_of_day", "window_columns", "window_table"]
 
 
 def clock(unix_ms: int | None) -> str:
@@ -36,18 +38,26 @@ def _point(figures: Figures, q: float) -> str:
     return f"{figures.quantiles[q] / 1_000:,.1f}" if q in figures.quantiles else DASH
 
 
-WINDOW_COLUMNS: Final[tuple[Column[Window], ...]] = (
-    Column("window end", lambda window: time_of_day(window.end_unix_ms)),
-    Column("length [s]", lambda window: f"{window.duration_ns / 1e9:.2f}", right=True),
-    Column("probe", lambda window: window.instance.probe),
-    Column("from", lambda window: str(window.instance.source)),
-    Column("to", lambda window: str(window.instance.target)),
-    Column("path", lambda window: window.instance.path or DASH),
-    Column("phase", lambda window: window.phase),
-    Column("throughput [MB/s]", lambda window: _bytes(figures_of_window(window)), right=True),
-    Column("operations [1/s]", lambda window: _operations(figures_of_window(window)), right=True),
-    Column("p50 [µs]", lambda window: _point(figures_of_window(window), 0.5), right=True),
-    Column("p90 [µs]", lambda window: _point(figures_of_window(window), 0.9), right=True),
-    Column("p99 [µs]", lambda window: _point(figures_of_window(window), 0.99), right=True),
-    Column("flags", lambda window: ", ".join(sorted(window.flags)) or DASH),
-)
+def window_columns(label: Callable[[Window], str]) -> tuple[Column[Window], ...]:
+    """Return the columns of a table of windows; ``label`` names what was measured."""
+    return (
+        Column("window end", lambda window: time_of_day(window.end_unix_ms)),
+        Column("length [s]", lambda window: f"{window.duration_ns / 1e9:.2f}", right=True),
+        Column("measurement", label),
+        Column("from", lambda window: str(window.instance.source)),
+        Column("to", lambda window: str(window.instance.target)),
+        Column("path", lambda window: window.instance.path or DASH),
+        Column("phase", lambda window: window.phase),
+        Column("throughput [MB/s]", lambda window: _bytes(figures_of_window(window)), right=True),
+        Column("operations [1/s]", lambda window: _operations(figures_of_window(window)), right=True),
+        Column("p50 [µs]", lambda window: _point(figures_of_window(window), 0.5), right=True),
+        Column("p90 [µs]", lambda window: _point(figures_of_window(window), 0.9), right=True),
+        Column("p99 [µs]", lambda window: _point(figures_of_window(window), 0.99), right=True),
+        Column("flags", lambda window: ", ".join(sorted(window.flags)) or DASH),
+    )
+
+
+def window_table(windows: Sequence[Window]) -> Table:
+    """Return a table of windows, in which those of one probe are told apart by what differs."""
+    names = labels([measurement(window.instance) for window in windows])
+    return tabulate(window_columns(lambda window: names[measurement(window.instance)]), windows)

@@ -160,11 +160,11 @@ class Daemon:
         await asyncio.wait({attached}, timeout=self._settings.drain_ms / 1_000)
         delivered = attached.done() and not attached.cancelled() and attached.exception() is None
         attached.cancel()
-        self._outbox.close(delivered=delivered)
         if delivered:
             _log.info("agent ended, all of %d batches acknowledged", self._outbox.last_seq)
         else:
             _log.warning("agent ended, %d batches wait in %s", self._outbox.pending, self._spools)
+        self._outbox.close(delivered=delivered)
 
     def _receive(self, message: CollectorMessage) -> None:
         if isinstance(message, Welcome) and self._service is not None:

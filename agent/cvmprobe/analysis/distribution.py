@@ -1,5 +1,7 @@
 """Histograms: lossless merging, exact ranks, and the rule for which quantiles a count carries."""
 
+import math
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
@@ -56,7 +58,7 @@ def mean(histogram: Histogram) -> float | None:
 def percentile(histogram: Histogram, q: float) -> float | None:
     """Return the value of nearest rank ``ceil(q * n)``, as the geometric midpoint of its bucket.
 
-    None when the histogram is empty, or when that rank lies in the overflow, where nobody can tell.
+    None when the histogram is empty, or when that rank lies in the overflow: nobody can tell.
     """
     exact = Fraction(str(q))
     if not 0 <= exact <= 1:
@@ -71,8 +73,14 @@ def percentile(histogram: Histogram, q: float) -> float | None:
     for index in sorted(histogram.buckets):
         seen += histogram.buckets[index]
         if rank <= seen:
-            return float(2.0 ** ((index - 0.5) / 2.0**histogram.schema))
+            return _midpoint(index, histogram.schema)
     return None
+
+
+def _midpoint(index: int, schema: int) -> float | None:
+    """Return the geometric middle of a bucket; None for one beyond all numbers, which only a broken peer fills."""
+    exponent = (index - 0.5) / 2.0**schema
+    return math.exp2(exponent) if exponent < sys.float_info.max_exp else None
 
 
 def quantiles(histogram: Histogram, wanted: Iterable[float] = QUANTILES) -> dict[float, float]:

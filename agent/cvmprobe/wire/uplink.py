@@ -6,7 +6,7 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from typing import Protocol
 
@@ -139,16 +139,12 @@ class Uplink:
         try:
             call: _Call = IngestServiceStub(channel).Attach(metadata=bearer(self._token()))
             welcome = await self._greet(call)
-            async with asyncio.TaskGroup() as both:
-                both.create_task(self._read(call, welcome.heartbeat_ms / 1e3 * _SILENT_HEARTBEATS))
-                both.create_task(self._write(call, welcome.stored_seq))
+            await _together(
+                self._read(call, welcome.heartbeat_ms / 1e3 * _SILENT_HEARTBEATS),
+                self._write(call, welcome.stored_seq),
+            )
         except grpc.aio.AioRpcError as error:
             raise in_words(error, self._collector) from error
-        except ExceptionGroup as group:
-            if (task := asyncio.current_task()) is not None and task.cancelling():
-                raise asyncio.CancelledError from None  # the group keeps errors and drops a cancel that came with them
-            first = group.exceptions[0]
-            raise in_words(first, self._collector) if isinstance(first, grpc.aio.AioRpcError) else first from None
         finally:
             self._attached = False
             await channel.close()
@@ -271,3 +267,19 @@ def _parts(block: SampleBlock) -> Iterator[SampleBlock]:
     for start in range(0, max(len(block.rows), 1), _BLOCK_BYTES):
         rows = block.rows[start : start + _BLOCK_BYTES]
         yield replace(block, rows=rows, lost=0 if start else block.lost)
+
+
+async def _together(*works: Coroutine[None, None, None]) -> None:
+    """Do the works side by side until all have ended, or one fails: its error is raised, and the others are cancelled.
+
+    A TaskGroup would drop a cancellation that comes with an error, and the uplink would go on for ever.
+    """
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in ended:
+        task.result()

@@ -183,7 +183,7 @@ async def test_a_newer_attachment_of_the_same_start_ends_the_older_one_first(wor
             assert (collector.attached, collector.ended) == (number + 1, number)
             calls.append(call)
         for older in calls[:2]:
-            assert await older.code() == grpc.StatusCode.INVALID_ARGUMENT
+            assert await older.code() == grpc.StatusCode.FAILED_PRECONDITION
             assert "newer attachment" in await older.details()
         other = stub.Attach(metadata=bearer("agent-b"))
         await other.write(encode_hello(a_hello(node="b")))
@@ -401,6 +401,24 @@ async def test_a_failing_handler_fails_its_call_and_no_other(world, caplog):
         assert code == grpc.StatusCode.UNKNOWN
         async with running(world.uplink(port, spool, start_id="good")):
             await until(lambda: spool.forgotten == 1)
+
+
+@pytest.mark.parametrize("steps", range(8))
+async def test_a_cancel_that_meets_an_error_is_not_lost(steps):
+    broken = asyncio.Event()
+
+    async def breaks():
+        await broken.wait()
+        raise ValueError
+
+    both = asyncio.create_task(uplink._together(breaks(), asyncio.Event().wait()))
+    await asyncio.sleep(0)
+    broken.set()
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    in_time = both.cancel()
+    await asyncio.wait({both})
+    assert both.cancelled() if in_time else type(both.exception()) is ValueError
 
 
 def test_phases_have_the_numbers_that_are_on_the_wire():

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import grpc
 
-from cvmprobe.errors import DeniedError, ProbeError, UnreachableError, UnsoundError, UsageError
+from cvmprobe.errors import DeniedError, ProbeError, RefusedError, UnreachableError, UsageError
 from cvmprobe.wire.identity import OPEN_METHODS, Authenticator, Principal, allowed
 
 __all__ = ["Gate", "NotServedError", "answered", "caller", "streamed"]
@@ -29,8 +29,8 @@ _STATUS: tuple[tuple[type[ProbeError], grpc.StatusCode], ...] = (
     (DeniedError, grpc.StatusCode.PERMISSION_DENIED),
     (UnreachableError, grpc.StatusCode.UNAVAILABLE),
     (NotServedError, grpc.StatusCode.UNIMPLEMENTED),
+    (RefusedError, grpc.StatusCode.FAILED_PRECONDITION),
     (UsageError, grpc.StatusCode.INVALID_ARGUMENT),
-    (UnsoundError, grpc.StatusCode.FAILED_PRECONDITION),
     (ProbeError, grpc.StatusCode.INTERNAL),
 )
 
@@ -45,6 +45,12 @@ class Gate(grpc.aio.ServerInterceptor):
 
     def __init__(self, authenticator: Authenticator) -> None:
         self._authenticator = authenticator
+        self._calls: set[asyncio.Task[None]] = set()
+
+    async def emptied(self) -> None:
+        """Wait until every call has ended; its server has stopped."""
+        if self._calls:
+            await asyncio.wait(self._calls)
 
     async def intercept_service(
         self,
@@ -65,7 +71,14 @@ class Gate(grpc.aio.ServerInterceptor):
                 grpc.StatusCode.PERMISSION_DENIED, f"{principal.name} ({principal.access}) may not call {method}"
             )
         _CALLER.set(principal)
+        self._follow()
         return await continuation(handler_call_details)
+
+    def _follow(self) -> None:
+        task = asyncio.current_task()  # gRPC serves a call in one task, this one
+        if task is not None:
+            self._calls.add(task)
+            task.add_done_callback(self._calls.discard)
 
 
 def _bearer(details: grpc.HandlerCallDetails) -> str:

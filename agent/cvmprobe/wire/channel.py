@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import grpc
 
-from cvmprobe.errors import DeniedError, ProbeError, UnreachableError, UnsoundError, UsageError, WireError
+from cvmprobe.errors import DeniedError, ProbeError, RefusedError, UnreachableError, UsageError, WireError
 from cvmprobe.wire.tls import ClientTls
 
 __all__ = ["MESSAGE_CAP", "SHARED_OPTIONS", "bearer", "in_words", "open_channel"]
@@ -31,7 +31,7 @@ _KINDS: dict[grpc.StatusCode, type[ProbeError]] = {
     grpc.StatusCode.PERMISSION_DENIED: DeniedError,
     grpc.StatusCode.INVALID_ARGUMENT: UsageError,
     grpc.StatusCode.UNIMPLEMENTED: UsageError,
-    grpc.StatusCode.FAILED_PRECONDITION: UnsoundError,
+    grpc.StatusCode.FAILED_PRECONDITION: RefusedError,
 }
 
 
@@ -59,12 +59,14 @@ def in_words(error: grpc.aio.AioRpcError, address: str) -> ProbeError:
     """Put a failed call into our error, with one line that a person can act on."""
     code, details = error.code(), " ".join((error.details() or "").split())
     kind = _KINDS.get(code, WireError)
+    if details == "Internal error from Core":  # we wrote to a call that was just ending; its own status is lost
+        return UnreachableError(f"{address} broke off the call")
+    if kind is UnreachableError and "verif" in details.lower():
+        return UnreachableError(
+            f"{address} shows a certificate that is not trusted here; check CA and name ({details})"
+        )
     if kind is UnreachableError:
-        if "CERTIFICATE_VERIFY_FAILED" in details or "handshake" in details.lower() or "Peer name" in details:
-            return UnreachableError(
-                f"{address} shows a certificate that is not trusted here ({details}); check CA and name"
-            )
-        return UnreachableError(f"nobody answers at {address} ({details}); is it running, and is the address right?")
+        return UnreachableError(f"{address} cannot be reached; is it running, and is the address right? ({details})")
     if kind is DeniedError:
         return DeniedError(f"{address} refuses: {details}")
     return kind(details) if kind is not WireError else WireError(f"{address} failed: {code.name}: {details}")

@@ -5,7 +5,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 
-from cvmprobe.errors import DeniedError, UsageError, WireError
+from cvmprobe.errors import DeniedError, RefusedError, UsageError, WireError
 from cvmprobe.model.delivery import Bye, Hello
 from cvmprobe.v1 import ingest_pb2 as wire
 from cvmprobe.v1.ingest_pb2_grpc import IngestServiceServicer
@@ -121,7 +121,7 @@ class _Attachment:
         if self._refusal is not None:
             raise UsageError(self._refusal)
         if task.cancelled():
-            raise UsageError("a newer attachment of this start took the place of this one")
+            raise RefusedError("a newer attachment of this start took the place of this one")
         task.result()
 
     def _send(self, message: CollectorMessage | Receipt) -> None:

@@ -46,7 +46,8 @@ async def serve(
     extra [collector]. Leaving the block ends every call and leaves no task behind.
     Raises ConfigError when the address cannot be bound.
     """
-    server = grpc.aio.server(interceptors=[Gate(authenticator)], options=_OPTIONS)
+    gate = Gate(authenticator)
+    server = grpc.aio.server(interceptors=[gate], options=_OPTIONS)
     services: list[str] = []
     if ingest is not None:
         add_IngestServiceServicer_to_server(IngestService(ingest), server)
@@ -67,6 +68,7 @@ async def serve(
         yield port
     finally:
         await server.stop(_GRACE_S)
+        await gate.emptied()
 
 
 def _credentials(tls: Callable[[], ServerTls]) -> grpc.ServerCredentials:

@@ -1,0 +1,384 @@
+"""People and programs ask a collector, or an agent, over real TLS: answers, refusals, and watchers that are slow."""
+
+import asyncio
+import ssl
+import subprocess
+import sys
+from contextlib import aclosing
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from tests.integration.proxy import Proxy
+from tests.integration.wire_fakes import (
+    SERVER_NAME,
+    TOKENS,
+    MemoryCluster,
+    MemoryCollector,
+    MemoryNode,
+    a_block,
+    a_window,
+    until,
+    world,
+)
+
+from cvmprobe.errors import ConfigError, DeniedError, RefusedError, UnreachableError, UsageError, WireError
+from cvmprobe.model.endpoint import Path
+from cvmprobe.model.query import Missed, Selection, SnapshotFormat, TimeRange
+from cvmprobe.model.run import RunState
+from cvmprobe.model.window import Probe
+from cvmprobe.v1 import probe_pb2
+from cvmprobe.v1.probe_pb2_grpc import ProbeServiceStub
+from cvmprobe.wire.authority import CertificateAuthority
+from cvmprobe.wire.channel import bearer, open_channel
+from cvmprobe.wire.client import ProbeClient
+from cvmprobe.wire.identity import METHOD_ACCESS, OPEN_METHODS, Access, Principal, StaticTokens
+from cvmprobe.wire.tls import ClientTls, ServerTls
+
+__all__ = ["world"]
+
+EVERYTHING = Selection()
+ALWAYS = TimeRange()
+
+
+@pytest.fixture(autouse=True)
+async def _nothing_is_left():
+    before = asyncio.all_tasks()
+    yield
+    await until(lambda: asyncio.all_tasks() <= before | {asyncio.current_task()}, 2)
+
+
+def client(world, port, token="runner", tls=None):
+    return ProbeClient(f"127.0.0.1:{port}", tls or world.client_tls, token)
+
+
+async def test_every_method_answers(world):
+    cluster = MemoryCluster()
+    async with world.serve(probe=cluster) as port, client(world, port) as probes:
+        nodes = await probes.list_nodes()
+        assert nodes == tuple(await cluster.list_nodes())
+        assert len(nodes) == 2500  # three pages
+        selection = Selection(nodes=("b",), probes=(Probe.DISK,), paths=(Path.HOST,), targets=("x",), run_id="r")
+        assert [status.instance.source.node for status in await probes.list_probes(selection)] == ["b"]
+        span = TimeRange(5, None)
+        assert [w async for w in probes.query_windows(selection, span)] == [a_window(n) for n in range(3)]
+        assert cluster.asked == [(selection, span)]
+        assert await probes.summarize(EVERYTHING, ALWAYS) == tuple(await cluster.summarize(EVERYTHING, ALWAYS))
+        assert (await probes.start_run("quick", 0.5)).detail == "scale 0.5"
+        assert (await probes.get_run("r1")).state is RunState.RUNNING
+        assert [run.state async for run in probes.watch_run("r1")] == [RunState.RUNNING, RunState.DONE]
+        assert (await probes.cancel_run("r1")).state is RunState.CANCELLED
+        assert await probes.list_runs() == (await cluster.get_run("r1"),)
+        exported = probes.export_snapshot("r1", ALWAYS, with_samples=True, snapshot_format=SnapshotFormat.ZIP)
+        assert b"".join([chunk async for chunk in exported]) == b"PK\x03\x04r1"
+        exported = probes.export_snapshot(None, ALWAYS, with_samples=False, snapshot_format=SnapshotFormat.ZIP)
+        assert b"".join([chunk async for chunk in exported]) == b"PK\x03\x04all"
+
+
+async def test_an_agent_serves_what_is_live_and_says_who_serves_the_rest(world):
+    node = MemoryNode()
+    async with world.serve(probe=node) as port, client(world, port) as probes:
+        assert len(await probes.list_nodes()) == 2500
+        assert len(await probes.list_probes(EVERYTHING)) == 2
+        with pytest.raises(UsageError, match="ask the collector"):
+            await probes.start_run("quick", 1.0)
+        with pytest.raises(UsageError, match="ask the collector"):
+            await anext(probes.query_windows(EVERYTHING, ALWAYS))
+        with pytest.raises(UsageError, match="ask the collector"):
+            await anext(probes.watch_run("r"))
+
+
+async def test_a_service_that_is_not_served_is_not_there(world):
+    async with world.serve(ingest=MemoryCollector()) as port, client(world, port) as probes:
+        with pytest.raises(UsageError):
+            await probes.list_nodes()
+
+
+@pytest.mark.parametrize(
+    ("suite", "scale", "reason"),
+    [
+        ("", 1.0, "suite: is empty"),
+        ("quick", float("nan"), "scale: nan"),
+        ("quick", 0.0, "scale: 0"),
+        ("x", 1.0, "try"),
+    ],
+)
+async def test_a_bad_request_is_refused_by_name(world, suite, scale, reason):
+    async with world.serve(probe=MemoryCluster()) as port, client(world, port) as probes:
+        with pytest.raises(UsageError, match=reason) as refused:
+            await probes.start_run(suite, scale)
+    assert not isinstance(refused.value, RefusedError)
+    assert "\n" not in str(refused.value)
+
+
+async def test_errors_of_the_handler_keep_their_kind(world):
+    class Refusing(MemoryCluster):
+        error: Exception
+
+        async def get_run(self, run_id):
+            raise self.error
+
+    cluster = Refusing()
+    async with world.serve(probe=cluster) as port, client(world, port) as probes:
+        for error, kind in [
+            (RefusedError("another run is alive"), RefusedError),
+            (UsageError("no run r9"), UsageError),
+            (DeniedError("not yours"), DeniedError),
+            (WireError("broken"), WireError),
+            (ZeroDivisionError("a bug"), WireError),
+        ]:
+            cluster.error = error
+            with pytest.raises(kind, match=str(error)) as raised:
+                await probes.get_run("r")
+            assert type(raised.value) is kind
+
+
+async def test_a_page_token_of_somebody_else_is_refused(world):
+    async with world.serve(probe=MemoryNode()) as port:
+        async with open_channel(f"127.0.0.1:{port}", world.client_tls) as channel:
+            stub = ProbeServiceStub(channel)
+            request = probe_pb2.ListNodesRequest(page=probe_pb2.Page(token="²"))
+            with pytest.raises(grpc.aio.AioRpcError, match="none of ours"):
+                await stub.ListNodes(request, metadata=bearer("viewer"))
+            request = probe_pb2.ListNodesRequest(page=probe_pb2.Page(token="9" * 30, size=7))
+            answer = await stub.ListNodes(request, metadata=bearer("viewer"))
+            assert (len(answer.nodes), answer.next_token) == (0, "")
+            request = probe_pb2.ListNodesRequest(page=probe_pb2.Page(token="2490", size=7))
+            answer = await stub.ListNodes(request, metadata=bearer("viewer"))
+            assert (len(answer.nodes), answer.next_token) == (7, "2497")
+
+
+async def test_a_watcher_gets_what_it_selected_and_leaves_no_trace(world):
+    node = MemoryNode()
+    async with world.serve(probe=node) as port, client(world, port) as probes:
+        async with aclosing(probes.watch_windows(Selection(nodes=("b",)))) as windows:
+            first = asyncio.ensure_future(anext(windows))
+            await until(lambda: node.windows.watched)
+            node.windows.publish(a_window(1, node="a"))
+            node.windows.publish(a_window(2, node="b"))
+            assert await first == a_window(2, node="b")
+        await until(lambda: not node.windows.watched)
+        async with aclosing(probes.watch_samples(EVERYTHING)) as blocks:
+            first = asyncio.ensure_future(anext(blocks))
+            await until(lambda: node.samples.watched)
+            node.samples.publish(a_block(1, rows=1000))
+            assert await first == a_block(1, rows=1000)
+        await until(lambda: not node.samples.watched)
+
+
+async def test_a_stalled_watcher_loses_with_a_count_and_slows_nobody(world):
+    node = MemoryNode(depth=16)
+    big = {f"{number}{'x' * 90}": number for number in range(200)}  # about 20 kB each
+    async with world.serve(probe=node) as port, Proxy(port) as proxy:
+        async with client(world, proxy.port) as slow_client, client(world, port) as fast_client:
+            slow, fast = slow_client.watch_windows(EVERYTHING), fast_client.watch_windows(EVERYTHING)
+            first = asyncio.ensure_future(anext(slow)), asyncio.ensure_future(anext(fast))
+            await until(lambda: len(node.windows._watchers) == 2)
+            node.windows.publish(a_window(1))
+            assert await asyncio.gather(*first) == [a_window(1), a_window(1)]
+            proxy.stall()
+            for number in range(2, 402):  # 8 MB: more than all buffers on the way hold
+                node.windows.publish(a_window(number, **big))
+                received = await asyncio.wait_for(anext(fast), 10)
+                assert received.end_unix_ms == number
+            proxy.resume()
+            node.windows.publish(a_window(999))
+            seen, missed = 1, 0
+            async for item in slow:
+                if isinstance(item, Missed):
+                    missed += item.count
+                else:
+                    seen += 1
+                    if item.end_unix_ms == 999:
+                        break
+            assert missed > 100
+            assert seen + missed == 402
+            await slow.aclose()
+            await fast.aclose()
+
+
+async def test_the_end_of_the_server_ends_its_watchers(world):
+    node = MemoryNode()
+    async with world.serve(probe=node) as port:
+        probes = client(world, port)
+        first = asyncio.ensure_future(anext(probes.watch_windows(EVERYTHING)))
+        await until(lambda: node.windows.watched)
+    assert not node.windows.watched
+    with pytest.raises(WireError):
+        await first
+    with pytest.raises(UnreachableError, match=rf"^127.0.0.1:{port} cannot be reached; is it running"):
+        await probes.list_nodes()
+    await probes.__aexit__(None, None, None)
+
+
+async def status_of(world, port, method, token, tls=None):
+    """Call ``method`` with one empty message, whatever its shape, and give the status; OK once it answers."""
+    async with open_channel(f"127.0.0.1:{port}", tls or world.client_tls) as channel:
+        call = channel.unary_stream(method)(b"", metadata=bearer(token))
+        try:
+            answer = await asyncio.wait_for(call.read(), 20)
+        except grpc.aio.AioRpcError as error:
+            return error.code()
+        return await call.code() if answer is grpc.aio.EOF else grpc.StatusCode.OK
+
+
+class Brief(MemoryCluster):
+    """Its live streams end after one item."""
+
+    async def watch_windows(self, selection):
+        yield a_window(1)
+
+    async def watch_samples(self, selection):
+        yield a_block(1)
+
+
+VIEW = {"viewer", "runner", "admin"}
+EXPECTED = {
+    "Attach": {"agent-a", "agent-b", "agent-lost"},  # it then depends on the Hello
+    "StartRun": {"runner", "admin"},
+    "CancelRun": {"runner", "admin"},
+    **dict.fromkeys(
+        [
+            "ListNodes", "ListProbes", "WatchWindows", "WatchSamples", "QueryWindows", "Summarize", "GetRun",
+            "WatchRun", "ListRuns", "ExportSnapshot", "ServerReflectionInfo",
+        ],
+        VIEW,
+    ),
+    "Check": {"", "guessed", *TOKENS},
+    "Watch": {"", "guessed", *TOKENS},
+    "Unknown": set(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", [*METHOD_ACCESS, *sorted(OPEN_METHODS), "/cvmprobe.v1.ProbeService/Unknown"])
+async def test_who_may_call_what(world, method):
+    services = {"ingest": MemoryCollector(), "probe": Brief()}
+    async with world.serve(**services, health=True, reflection=True) as port:
+        found = {token: await status_of(world, port, method, token) for token in ("", "guessed", *TOKENS)}
+    may = EXPECTED[method.rsplit("/", 1)[1]]
+    for token, code in found.items():
+        if token in may:
+            assert code not in {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}, token
+        elif token in ("", "guessed", "expired", "expired-agent"):
+            assert code == grpc.StatusCode.UNAUTHENTICATED, token
+        else:
+            assert code == grpc.StatusCode.PERMISSION_DENIED, token
+
+
+async def test_no_method_is_reached_without_the_right_ca_and_name(world, tmp_path):
+    stranger = CertificateAuthority.load_or_create(tmp_path)
+    async with world.serve(probe=MemoryCluster()) as port:
+        for tls in (
+            ClientTls(stranger.certificate_pem, SERVER_NAME),
+            ClientTls(world.authority.certificate_pem, "somebody.else"),
+        ):
+            async with client(world, port, tls=tls) as probes:
+                with pytest.raises(UnreachableError, match="certificate that is not trusted here"):
+                    await probes.list_nodes()
+
+
+async def test_an_expired_certificate_is_not_trusted(world, monkeypatch):
+    monkeypatch.setattr("cvmprobe.wire.authority._LEAF_DAYS", -0.001)
+    expired = ServerTls(*world.authority.issue([SERVER_NAME]))
+    monkeypatch.setattr(world, "server_tls", expired)
+    async with world.serve(probe=MemoryCluster()) as port, client(world, port) as probes:
+        with pytest.raises(UnreachableError, match="certificate"):
+            await probes.list_nodes()
+
+
+async def handshake(world, port, **versions):
+    context = ssl.create_default_context(cadata=world.authority.certificate_pem.decode())
+    context.set_alpn_protocols(["h2"])
+    for name, version in versions.items():
+        setattr(context, name, version)
+    _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=SERVER_NAME)
+    channel = writer.get_extra_info("ssl_object")
+    found = channel.version(), channel.getpeercert()["serialNumber"]
+    writer.transport.abort()
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated")
+async def test_tls_is_1_3_by_choice_and_1_2_at_least(world):
+    async with world.serve(probe=MemoryCluster()) as port:
+        assert (await handshake(world, port))[0] == "TLSv1.3"
+        assert (await handshake(world, port, maximum_version=ssl.TLSVersion.TLSv1_2))[0] == "TLSv1.2"
+        with pytest.raises((ssl.SSLError, OSError)):
+            await handshake(world, port, minimum_version=ssl.TLSVersion.TLSv1_1, maximum_version=ssl.TLSVersion.TLSv1_1)
+
+
+async def test_plain_text_gets_nothing(world):
+    async with world.serve(probe=MemoryCluster()) as port:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            request = probe_pb2.ListNodesRequest()
+            with pytest.raises(grpc.aio.AioRpcError):
+                await ProbeServiceStub(channel).ListNodes(request, metadata=bearer("viewer"), timeout=10)
+
+
+async def test_a_renewed_certificate_is_shown_from_the_next_handshake_on(world, monkeypatch):
+    async with world.serve(probe=MemoryCluster()) as port:
+        before = await handshake(world, port)
+        monkeypatch.setattr(world, "server_tls", ServerTls(*world.authority.issue([SERVER_NAME])))
+        after = await handshake(world, port)
+        assert before[1] != after[1]
+
+
+async def test_an_oversized_request_is_refused(world):
+    async with world.serve(probe=MemoryCluster()) as port, client(world, port) as probes:
+        with pytest.raises(WireError, match="RESOURCE_EXHAUSTED"):
+            await probes.list_probes(Selection(targets=("x" * (5 << 20),)))
+        assert len(await probes.list_probes(EVERYTHING)) == 2
+
+
+async def test_a_watch_ends_with_its_token(world):
+    import time
+
+    soon = time.time_ns() // 1_000_000 + 500
+    tokens = StaticTokens({"short": Principal("viewer", Access.VIEWER, expires_unix_ms=soon)})
+    async with world.serve(tokens, probe=MemoryNode()) as port, client(world, port, "short") as probes:
+        with pytest.raises(DeniedError, match="the token has expired"):
+            await asyncio.wait_for(anext(probes.watch_windows(EVERYTHING)), 10)
+
+
+async def test_a_port_in_use_is_one_clear_line(world):
+    async with world.serve(probe=MemoryNode()) as port:
+        from cvmprobe.wire.serve import serve
+
+        with pytest.raises(ConfigError, match=f"cannot listen at 127.0.0.1:{port}"):
+            async with serve(f"127.0.0.1:{port}", lambda: world.server_tls, StaticTokens({})):
+                pass
+
+
+async def test_a_plain_client_finds_the_services_by_reflection(world):
+    services = {"ingest": MemoryCollector(), "probe": MemoryCluster()}
+    async with world.serve(**services, health=True, reflection=True) as port:
+        async with open_channel(f"127.0.0.1:{port}", world.client_tls) as channel:
+            call = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(metadata=bearer("viewer"))
+            await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+            await call.write(reflection_pb2.ServerReflectionRequest(file_containing_symbol="cvmprobe.v1.ProbeService"))
+            await call.done_writing()
+            names = {service.name for service in (await call.read()).list_services_response.service}
+            assert names >= {"cvmprobe.v1.IngestService", "cvmprobe.v1.ProbeService", "grpc.health.v1.Health"}
+            assert b"WatchWindows" in (await call.read()).file_descriptor_response.file_descriptor_proto[0]
+            assert await call.code() == grpc.StatusCode.OK
+
+
+async def test_health_needs_no_token(world):
+    async with world.serve(probe=MemoryCluster(), health=True) as port:
+        async with open_channel(f"127.0.0.1:{port}", world.client_tls) as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            for service in ("", "cvmprobe.v1.ProbeService"):
+                answer = await stub.Check(health_pb2.HealthCheckRequest(service=service))
+                assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_the_agents_side_imports_nothing_heavy():
+    program = """
+import sys
+import cvmprobe.wire.serve, cvmprobe.wire.uplink, cvmprobe.wire.feed
+heavy = {"cryptography", "duckdb", "kubernetes", "rich", "typer", "grpc_health.v1", "grpc_reflection.v1alpha"}
+print(sorted(heavy & set(sys.modules)))
+"""
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert found.stdout == "[]\n"

@@ -14,12 +14,12 @@ import shutil
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pairs import Comparison, compare, print_comparison, write_json
+from pairs import Comparison, Figure, compare, print_comparison, write_json
 
 from cvmprobe.native.disk import Disk
 from cvmprobe.probes import scratch
@@ -44,15 +44,11 @@ class Mode:
         return f"{self.engine}-{self.kind}-{self.depth}"
 
 
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """One run of one side."""
-
-    iops: float
-    latency_us: float
-    cpu_us: float
-
-
+FIGURES = [
+    Figure("IOPS", "1/s", higher_is_better=True),
+    Figure("mean latency", "us", higher_is_better=False),
+    Figure("CPU", "us per operation", higher_is_better=False),
+]
 MODES = [Mode(*parts) for parts in itertools.product(FIO_OPTIONS, ("randread", "randwrite"), (1, 32))]
 
 
@@ -71,7 +67,7 @@ def prepared_file(directory: Path) -> Iterator[Path]:
         path.unlink()
 
 
-def run_ours(path: Path, mode: Mode, seconds: float) -> Figures:
+def run_ours(path: Path, mode: Mode, seconds: float) -> dict[str, float]:
     """Measure with our engine."""
     fd = os.open(path, os.O_RDWR | os.O_DIRECT)
     engine = Disk(
@@ -97,14 +93,14 @@ def run_ours(path: Path, mode: Mode, seconds: float) -> Figures:
         engine.close()
         os.close(fd)
     total = last.histograms["total_ns"]
-    return Figures(
-        iops=total.count / ((last.t_ns - engine.started_ns) / 1e9),
-        latency_us=total.sum / total.count / 1000,
-        cpu_us=(last.counters["cpu_ns"] - armed_cpu_ns) / total.count / 1000,
-    )
+    return {
+        "IOPS": total.count / ((last.t_ns - engine.started_ns) / 1e9),
+        "mean latency": total.sum / total.count / 1000,
+        "CPU": (last.counters["cpu_ns"] - armed_cpu_ns) / total.count / 1000,
+    }
 
 
-def run_fio(path: Path, mode: Mode, seconds: float) -> Figures:
+def run_fio(path: Path, mode: Mode, seconds: float) -> dict[str, float]:
     """Measure with fio, told to do the same."""
     done = subprocess.run(
         [
@@ -121,41 +117,26 @@ def run_fio(path: Path, mode: Mode, seconds: float) -> Figures:
     job = json.loads(done.stdout)["jobs"][0]
     side = job["write" if mode.kind == "randwrite" else "read"]
     cpu_s = (job["usr_cpu"] + job["sys_cpu"]) / 100 * job["job_runtime"] / 1000
-    return Figures(
-        iops=side["total_ios"] / (side["runtime"] / 1000),
-        latency_us=side["lat_ns"]["mean"] / 1000,
-        cpu_us=cpu_s * 1e6 / side["total_ios"],
-    )
+    return {
+        "IOPS": side["total_ios"] / (side["runtime"] / 1000),
+        "mean latency": side["lat_ns"]["mean"] / 1000,
+        "CPU": cpu_s * 1e6 / side["total_ios"],
+    }
 
 
 def compare_mode(path: Path, mode: Mode, seconds: float, pairs: int, version: str) -> list[Comparison]:
-    """Run the pairs of one mode; each run gives all three figures."""
-    runs: dict[str, list[Figures]] = {"ours": [], "peer": []}
-
-    def taken(side: str, run: Callable[[Path, Mode, float], Figures]) -> float:
-        runs[side].append(run(path, mode, seconds))
-        return runs[side][-1].iops
-
+    """Run the pairs of one mode."""
     settings = {"block_bytes": str(BLOCK_BYTES), "direct": "1", "seconds": str(seconds)}
     settings |= {option.strip("-").split("=")[0]: "1" for option in FIO_OPTIONS[mode.engine]}
-    iops = compare(
-        f"{mode.name} IOPS",
-        ours=lambda: taken("ours", run_ours),
-        peer=lambda: taken("peer", run_fio),
+    return compare(
+        mode.name,
+        ours=lambda: run_ours(path, mode, seconds),
+        peer=lambda: run_fio(path, mode, seconds),
+        figures=FIGURES,
         peer_version=version,
-        unit="1/s",
-        higher_is_better=True,
         settings=settings,
         count=pairs,
     )
-    rows = list(zip(runs["ours"], runs["peer"], strict=True))
-    latency = tuple((ours.latency_us, peer.latency_us) for ours, peer in rows)
-    cpu = tuple((ours.cpu_us, peer.cpu_us) for ours, peer in rows)
-    return [
-        iops,
-        Comparison(f"{mode.name} mean latency", version, "us", False, settings, latency),
-        Comparison(f"{mode.name} CPU", version, "us per operation", False, settings, cpu),
-    ]
 
 
 def main() -> None:

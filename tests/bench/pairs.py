@@ -14,9 +14,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["Comparison", "compare", "interval_ranks", "print_comparison", "write_json"]
+__all__ = ["Comparison", "Figure", "compare", "interval_ranks", "print_comparison", "write_json"]
 
 CONFIDENCE = 0.95
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Figure:
+    """One number that every run of both sides gives."""
+
+    name: str
+    unit: str
+    higher_is_better: bool
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -61,15 +70,17 @@ def interval_ranks(count: int) -> tuple[int, int] | None:
 def compare(
     name: str,
     *,
-    ours: Callable[[], float],
-    peer: Callable[[], float],
+    ours: Callable[[], Mapping[str, float]],
+    peer: Callable[[], Mapping[str, float]],
+    figures: Sequence[Figure],
     peer_version: str,
-    unit: str,
-    higher_is_better: bool,
     settings: Mapping[str, str],
     count: int = 10,
-) -> Comparison:
-    """Run ``count`` pairs, each begun by the other side than the pair before."""
+) -> list[Comparison]:
+    """Run ``count`` pairs, each begun by the other side than the pair before; one comparison for each figure.
+
+    A run returns its figures by name.
+    """
     pairs = []
     for turn in range(count):
         if turn % 2:
@@ -78,7 +89,17 @@ def compare(
         else:
             first = ours()
             pairs.append((first, peer()))
-    return Comparison(name, peer_version, unit, higher_is_better, dict(settings), tuple(pairs))
+    return [
+        Comparison(
+            f"{name} {figure.name}",
+            peer_version,
+            figure.unit,
+            figure.higher_is_better,
+            dict(settings),
+            tuple((ours_run[figure.name], peer_run[figure.name]) for ours_run, peer_run in pairs),
+        )
+        for figure in figures
+    ]
 
 
 def print_comparison(comparison: Comparison) -> None:

@@ -32,24 +32,24 @@ def test_pairs_alternate_and_keep_their_sides():
     def side(name, value):
         def run():
             order.append(name)
-            return value
+            return {"speed": value, "cost": 10 * value}
 
         return run
 
-    result = pairs.compare(
+    speed, cost = pairs.compare(
         "x",
         ours=side("a", 2.0),
         peer=side("b", 1.0),
         peer_version="p 1",
-        unit="u",
-        higher_is_better=True,
+        figures=[pairs.Figure("speed", "u", True), pairs.Figure("cost", "v", False)],
         settings={},
         count=4,
     )
     assert "".join(order) == "abbaabba"
-    assert result.pairs == ((2.0, 1.0),) * 4
-    assert result.ratio == 2.0
-    assert result.interval is None
+    assert (speed.name, speed.unit, speed.pairs) == ("x speed", "u", ((2.0, 1.0),) * 4)
+    assert (cost.name, cost.unit, cost.pairs) == ("x cost", "v", ((20.0, 10.0),) * 4)
+    assert (speed.ratio, cost.ratio) == (2.0, 0.5)
+    assert speed.interval is None
 
 
 def test_smaller_is_better_turns_the_ratio():

@@ -88,7 +88,6 @@ class Collector:
         self.listener = Listener()
         self.ingest = Ingest(
             "local",
-            store=self.store,
             writer=self.writer,
             roster=self.roster,
             live=self.live,
@@ -99,7 +98,13 @@ class Collector:
 
     async def status(self):
         query = Query(
-            store=self.store, roster=self.roster, live=self.live, conductor=None, expected=["a"], scratch=None
+            store=self.store,
+            writer=self.writer,
+            roster=self.roster,
+            live=self.live,
+            conductor=None,
+            expected=["a"],
+            scratch=None,
         )
         (status,) = await query.list_nodes()
         return status

@@ -7,6 +7,7 @@ is acknowledged before it is committed. So numbered = stored + pending + lost, a
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import suppress
 from typing import Protocol
 
 from cvmprobe.collector.discovery import Discovery
@@ -55,7 +56,6 @@ class Ingest:
         self,
         cluster: str,
         *,
-        store: Store,
         writer: Writer,
         roster: Roster,
         live: Live,
@@ -64,7 +64,6 @@ class Ingest:
         listener: Listener,
     ) -> None:
         self._cluster = cluster
-        self._store = store
         self._writer = writer
         self._roster = roster
         self._live = live
@@ -94,7 +93,7 @@ class Ingest:
             async for message in messages:
                 if isinstance(message, Bye):
                     ended_by = ""
-                    self._bye(attached, message)
+                    await self._bye(attached, message)
                     break
                 await self._take(attached, message)
         except DeniedError as error:
@@ -151,9 +150,11 @@ class Ingest:
         attached.heard_seq = max(attached.heard_seq, loss.last_seq)
         self._declare(attached.stream, first_seq, loss.last_seq, loss.reason)
 
-    def _bye(self, attached: Attached, bye: Bye) -> None:
+    async def _bye(self, attached: Attached, bye: Bye) -> None:
         stream, last_seq = attached.stream, max(bye.last_seq, attached.heard_seq)
         self._writer.act(lambda store: store.end_stream(stream, last_seq), stream)
+        with suppress(StoreError):  # the writer tries again; the agent need not wait for that
+            await self._writer.flush(stream)
 
     def _leave(self, attached: Attached, ended_by: str) -> None:
         """Close the books on an attachment. Must not wait: it may be the end of a cancelled call."""

@@ -1,7 +1,9 @@
 """Answers to people: what there is, what happens, what was measured; runs, and snapshots to take away."""
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -10,6 +12,8 @@ from cvmprobe.analysis.summary import summarize
 from cvmprobe.collector.conductor import Conductor
 from cvmprobe.collector.live import Live, Wanted
 from cvmprobe.collector.roster import Roster
+from cvmprobe.collector.writer import Writer
+from cvmprobe.errors import StoreError
 from cvmprobe.model.delivery import Hello, StreamKey
 from cvmprobe.model.endpoint import Endpoint, Role
 from cvmprobe.model.query import (
@@ -18,12 +22,14 @@ from cvmprobe.model.query import (
     NodeStatus,
     ProbeStatus,
     Selection,
+    SnapshotFormat,
     Summary,
     TimeRange,
 )
 from cvmprobe.model.run import Run
 from cvmprobe.model.window import SampleBlock, Window
 from cvmprobe.store import Account, Store
+from cvmprobe.store.snapshot import write_snapshot
 
 __all__ = ["Query"]
 
@@ -33,12 +39,24 @@ _CHUNK_BYTES = 256 << 10
 
 
 class Query:
-    """Implements ``wire.handler.ProbeHandler``. ``expected`` are the nodes that should be there."""
+    """Implements ``wire.handler.ProbeHandler``.
+
+    ``expected`` are the nodes that should be there; ``scratch`` is where snapshots are made.
+    """
 
     def __init__(
-        self, *, store: Store, roster: Roster, live: Live, conductor: Conductor, expected: Sequence[str], scratch: Path
+        self,
+        *,
+        store: Store,
+        writer: Writer,
+        roster: Roster,
+        live: Live,
+        conductor: Conductor,
+        expected: Sequence[str],
+        scratch: Path,
     ) -> None:
         self._store = store
+        self._writer = writer
         self._roster = roster
         self._live = live
         self._conductor = conductor
@@ -93,6 +111,29 @@ class Query:
         """List all runs, newest first."""
         return self._conductor.list_runs()
 
+    async def export_snapshot(
+        self, run_id: str | None, span: TimeRange, *, with_samples: bool, snapshot_format: SnapshotFormat
+    ) -> AsyncIterator[bytes]:
+        """Yield the bytes of a snapshot of one run, or of a time range; nothing of it stays here."""
+        if run_id is not None:
+            self._conductor.get_run(run_id)
+        with suppress(StoreError):  # what cannot be stored now is in no snapshot, and its gaps say so
+            await self._writer.flush()
+        with tempfile.TemporaryDirectory(prefix="export-", dir=self._scratch) as directory:
+            path = Path(directory) / f"snapshot.{snapshot_format}"
+            await asyncio.to_thread(
+                write_snapshot,
+                self._store,
+                path,
+                selection=Selection(run_id=run_id),
+                time_range=span,
+                with_samples=with_samples,
+                snapshot_format=snapshot_format,
+            )
+            with path.open("rb") as file:
+                while chunk := await asyncio.to_thread(file.read, _CHUNK_BYTES):
+                    yield chunk
+
     def _wanted(self, selection: Selection) -> Wanted:
         """Windows do not know their run; the run knows its leases."""
         run_id = selection.run_id
@@ -103,14 +144,16 @@ class Query:
 
     def _status(self, stream: StreamKey, hello: Hello, account: Account) -> NodeStatus:
         attached = self._roster.of_stream(stream)
-        numbered, pending = account.numbered, account.pending
-        if attached is None:
-            attachment = Attachment.LOST if account.numbered is None else Attachment.ENDED
-        else:
+        numbered, pending, lost = account.numbered, account.pending, account.lost
+        if attached is not None:
             attachment = Attachment.ATTACHED
-            if account.lost is not None:  # as far as it has spoken
-                pending = max(0, attached.heard_seq - account.stored - account.lost)
-                numbered = account.stored + account.lost + pending
+            if lost is not None:  # as far as it has spoken
+                pending = max(0, attached.heard_seq - account.stored - lost)
+                numbered = account.stored + lost + pending
+        elif numbered is None:
+            attachment, lost = Attachment.LOST, None
+        else:
+            attachment = Attachment.ENDED
         return NodeStatus(
             endpoint=stream.endpoint,
             attachment=attachment,
@@ -119,7 +162,7 @@ class Query:
             numbered=numbered,
             stored=account.stored,
             pending=pending,
-            lost=account.lost,
+            lost=lost,
             probe_service_port=hello.probe_service_port if attached else 0,
             environment=hello.environment,
         )

@@ -1,0 +1,193 @@
+"""The life of a collector: open the store, serve, keep time; and at the end stop runs, write, close.
+
+state_dir/            0700
+├── ca.crt, ca.key    made once
+├── store.duckdb      what was measured
+└── endpoint.json     address, server name and CA, as long as it serves
+"""
+
+import asyncio
+import json
+import logging
+import os
+import stat
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+from cvmprobe.collector.certificates import Certificates
+from cvmprobe.collector.conductor import Conductor, interrupted, monotonic_ms, unix_ms
+from cvmprobe.collector.discovery import StaticDiscovery
+from cvmprobe.collector.identity import read_tokens
+from cvmprobe.collector.ingest import Ingest, declare_unfinished
+from cvmprobe.collector.live import Live
+from cvmprobe.collector.plans import Planner
+from cvmprobe.collector.query import Query
+from cvmprobe.collector.roster import Roster
+from cvmprobe.collector.spending import DAY_MS
+from cvmprobe.collector.writer import Writer
+from cvmprobe.config.collector import CollectorSettings
+from cvmprobe.errors import ConfigError, StoreError
+from cvmprobe.model.run import Run, RunState
+from cvmprobe.store import Store
+from cvmprobe.store.duck import DuckStore
+from cvmprobe.wire.identity import Authenticator
+from cvmprobe.wire.serve import serve
+
+__all__ = ["run_collector"]
+
+_LOG = logging.getLogger(__name__)
+_PRUNE_S = 3_600.0
+
+
+async def run_collector(settings: CollectorSettings, stop: asyncio.Event) -> None:
+    """Run a collector until ``stop`` is set. Raises ConfigError or StoreError when it cannot start."""
+    _make_state_dir(settings.state_dir)
+    endpoint_file = settings.state_dir / "endpoint.json"
+    endpoint_file.unlink(missing_ok=True)
+    authenticator = read_tokens(settings.tokens_file)
+    certificates = Certificates(settings.state_dir, settings.names)
+    store = DuckStore(settings.state_dir / "store.duckdb")
+    if store.notice:
+        _LOG.warning("%s", store.notice)
+    try:
+        _settle_the_past(store)
+        async with _writing(store) as (writer, writing):
+            await _serve(settings, authenticator, certificates, store, writer, writing, stop)
+    finally:
+        endpoint_file.unlink(missing_ok=True)
+        store.close()
+
+
+async def _serve(
+    settings: CollectorSettings,
+    authenticator: Authenticator,
+    certificates: Certificates,
+    store: Store,
+    writer: Writer,
+    writing: asyncio.Task[None],
+    stop: asyncio.Event,
+) -> None:
+    """Serve until ``stop`` is set, then stop the run that is alive and write all that has arrived."""
+    roster, live = Roster(), Live()
+    planner = Planner(settings.light, settings.budgets, monotonic_ms)
+    conductor = Conductor(roster, planner, settings.budgets, store.runs(), lambda run: _keep(writer, run))
+    ingest = Ingest(
+        settings.cluster,
+        writer=writer,
+        roster=roster,
+        live=live,
+        discovery=StaticDiscovery(settings.hosts),
+        issue=certificates.issue,
+        listener=conductor,
+    )
+    query = Query(
+        store=store,
+        writer=writer,
+        roster=roster,
+        live=live,
+        conductor=conductor,
+        expected=tuple(settings.hosts),
+        scratch=settings.state_dir,
+    )
+    async with (
+        serve(
+            settings.listen,
+            certificates.server_tls,
+            authenticator,
+            ingest=ingest,
+            probe=query,
+            health=True,
+            reflection=True,
+        ) as port,
+        _background(conductor.run()) as conducting,
+        _background(_prune(writer, settings)) as pruning,
+    ):
+        address = f"{settings.listen.rpartition(':')[0]}:{port}"
+        _write_endpoint(settings.state_dir / "endpoint.json", address, settings.names[0], certificates.ca_pem)
+        _LOG.info("serving at %s", address)
+        await _until(stop, {writing, conducting, pruning})
+        _LOG.info("stopping")
+        conductor.stop()
+        with suppress(StoreError):  # said by the writer, which tries once more at its end
+            await writer.flush()
+
+
+async def _until(stop: asyncio.Event, works: set[asyncio.Task[None]]) -> None:
+    """Wait for ``stop``; a work that ends before is broken, and its error is ours."""
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({stopping, *works}, return_when=asyncio.FIRST_COMPLETED)
+        for work in works:
+            if work.done():
+                work.result()
+    finally:
+        stopping.cancel()
+
+
+def _keep(writer: Writer, run: Run) -> None:
+    writer.act(lambda store: store.put_run(run))
+
+
+def _settle_the_past(store: Store) -> None:
+    """Tell what the end of the collector before us cut off: its runs, and its streams."""
+    for run in store.runs():
+        if run.state is RunState.RUNNING:
+            _LOG.warning("run %s was cut off by the end of the collector", run.run_id)
+            store.put_run(interrupted(run, unix_ms()))
+    declare_unfinished(store)
+
+
+@asynccontextmanager
+async def _writing(store: Store) -> AsyncIterator[tuple[Writer, asyncio.Task[None]]]:
+    """Have a writer at work; what is left at the end is written before the block is left."""
+    writer = Writer(store)
+    try:
+        async with _background(writer.run()) as writing:
+            yield writer, writing
+    finally:
+        if not await writer.close():
+            _LOG.error("not everything could be stored; what was not acknowledged is still with the agents")
+
+
+@asynccontextmanager
+async def _background(work: Coroutine[None, None, None]) -> AsyncIterator[asyncio.Task[None]]:
+    """Have ``work`` go on beside the block, and end with it."""
+    task = asyncio.create_task(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+async def _prune(writer: Writer, settings: CollectorSettings) -> None:
+    """Once an hour let go of what is too old, or too much."""
+
+    def prune(store: Store) -> None:
+        store.prune(unix_ms() - settings.keep_days * DAY_MS, settings.keep_bytes)
+
+    while True:
+        writer.act(prune)
+        await asyncio.sleep(_PRUNE_S)
+
+
+def _make_state_dir(directory: Path) -> None:
+    """Make the state directory, for our eyes only. ConfigError when it cannot be, or anybody may write to it."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mode = directory.stat().st_mode & 0o777
+    except OSError as error:
+        raise ConfigError(f"state_dir {directory} cannot be used: {error.strerror}") from error
+    if mode & stat.S_IWOTH:
+        raise ConfigError(f"anybody may write to state_dir {directory} (mode {mode:04o}): chmod o-w {directory}")
+
+
+def _write_endpoint(path: Path, address: str, server_name: str, ca_pem: bytes) -> None:
+    """Write where we serve: whole or not at all."""
+    draft = path.with_name(f"{path.name}.new")
+    draft.unlink(missing_ok=True)
+    facts = {"address": address, "server_name": server_name, "ca_pem": ca_pem.decode()}
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        json.dump(facts, file)
+    draft.replace(path)

@@ -929,23 +929,23 @@ Global___QueryWindowsRequest: _TypeAlias = QueryWindowsRequest  # noqa: Y015
 
 @_typing.final
 class QueryWindowsResponse(_message.Message):
-    """One stored window."""
+    """The next stored windows: many in one message, since a message costs more than a window."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    WINDOW_FIELD_NUMBER: _builtins.int
+    WINDOWS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def window(self) -> _common_pb2.Window:
-        """The window."""
+    def windows(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Window]:
+        """About 256 KiB of them, at least one."""
 
     def __init__(
         self,
         *,
-        window: _common_pb2.Window | None = ...,
+        windows: _abc.Iterable[_common_pb2.Window] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["windows", b"windows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

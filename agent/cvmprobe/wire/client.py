@@ -1,6 +1,7 @@
 """The client of ProbeService: the methods of ProbeHandler, at a collector or an agent."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
@@ -99,12 +100,16 @@ class ProbeClient:
         request = wire.WatchSamplesRequest(selection=encode_selection(selection))
         return self._follow(self._stub.WatchSamples, request, _samples_or_missed)
 
-    def query_windows(self, selection: Selection, span: TimeRange) -> AsyncGenerator[Window, None]:
+    async def query_windows(self, selection: Selection, span: TimeRange) -> AsyncGenerator[Window, None]:
         """Yield stored windows that end in ``span``, by time."""
         request = wire.QueryWindowsRequest(selection=encode_selection(selection), span=encode_span(span))
-        return self._follow(
-            self._stub.QueryWindows, request, lambda response: within("window", decode_window, response.window)
+        answers = self._follow(
+            self._stub.QueryWindows, request, lambda response: each("windows", decode_window, response.windows)
         )
+        async with aclosing(answers):
+            async for windows in answers:
+                for window in windows:
+                    yield window
 
     async def summarize(self, selection: Selection, span: TimeRange) -> Sequence[Summary]:
         """Summarize the selected stored windows."""

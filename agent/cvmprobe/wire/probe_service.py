@@ -28,6 +28,7 @@ __all__ = ["ProbeService"]
 
 _PAGE_ENTRIES = 1000
 _PAGE_BYTES = 1 << 20
+_QUERY_BYTES = 256 << 10
 
 T = TypeVar("T")
 M = TypeVar("M")
@@ -96,8 +97,16 @@ class ProbeService(ProbeServiceServicer):
         """Stream stored windows."""
         selection, span = _asked(decode_selection, request.selection), _asked(decode_span, request.span)
         async with _closed(self._collector().query_windows(selection, span)) as windows:
+            response, size = wire.QueryWindowsResponse(), 0
             async for window in windows:
-                yield wire.QueryWindowsResponse(window=encode_window(window))
+                message = encode_window(window)
+                response.windows.append(message)
+                size += message.ByteSize()
+                if size >= _QUERY_BYTES:
+                    yield response
+                    response, size = wire.QueryWindowsResponse(), 0
+            if response.windows:
+                yield response
 
     @answered
     async def Summarize(self, request: wire.SummarizeRequest) -> wire.SummarizeResponse:

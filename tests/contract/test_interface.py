@@ -3,11 +3,12 @@
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from cvmprobe.v1 import ingest_pb2, probe_pb2
+from cvmprobe.v1 import ingest_pb2, ingest_pb2_grpc, probe_pb2
 from cvmprobe.wire.identity import METHOD_ACCESS
 
 REPOSITORY = Path(__file__).parents[2]
@@ -29,6 +30,14 @@ def test_nothing_generated_is_left_over_from_a_removed_file():
     stems = {path.stem for path in PROTO.glob("*.proto")}
     left = [p.name for p in package.glob("*_pb2*") if p.name.split("_pb2")[0] not in stems]
     assert not left
+
+
+def test_the_runtimes_asked_for_are_those_the_code_was_generated_for():
+    dependencies = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert f"grpcio>={ingest_pb2_grpc.GRPC_GENERATED_VERSION}" in dependencies
+    generated = (REPOSITORY / "agent" / "cvmprobe" / "v1" / "ingest_pb2.py").read_text()
+    protobuf = ".".join(re.search(r"Domain\.PUBLIC,\s+(\d+),\s+(\d+),\s+(\d+),", generated).groups())
+    assert f"protobuf>={protobuf}" in dependencies
 
 
 def test_every_rpc_says_whether_a_repeat_is_safe():

@@ -85,4 +85,5 @@ cdef class Engine:
     cdef object _failure(self)
     cdef void _end_workers(self) noexcept nogil
     cdef void _free(self) noexcept nogil
-    cdef uint64_t _copy(self, uint64_t at_ns, uint64_t *counters, histogram **histograms) noexcept nogil
+    cdef uint64_t _copy(self, uint64_t at_ns, uint64_t *counters, histogram **histograms,
+                        bint *finished) noexcept nogil

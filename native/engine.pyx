@@ -10,6 +10,7 @@
 import os
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport UINT64_MAX, uint64_t
 from libc.stdio cimport snprintf
@@ -195,12 +196,13 @@ cdef class Engine:
 
         The GIL is released until the copy is made. Raises RuntimeError unless running or stopped.
         """
-        if self.state not in ("running", "stopped"):
-            raise RuntimeError(f"cannot snapshot an engine that is {self.state}")
         cdef Snapshot shot = Snapshot()
         cdef list distributions = [Histogram() for _ in self._histogram_names]
         cdef Py_ssize_t i
         cdef uint64_t t_ns = 0
+        cdef bint finished = False
+        if self.state not in ("running", "stopped"):
+            raise RuntimeError(f"cannot snapshot an engine that is {self.state}")
         cdef uint64_t *counters = <uint64_t *>calloc(len(self._counter_names), sizeof(uint64_t))
         cdef histogram **histograms = <histogram **>calloc(len(distributions) + 1, sizeof(histogram *))
         self._readers += 1
@@ -211,9 +213,11 @@ cdef class Engine:
                 histograms[i] = (<Histogram>distributions[i])._h
             while not t_ns:
                 with nogil:
-                    t_ns = self._copy(at_ns, counters, histograms)
+                    t_ns = self._copy(at_ns, counters, histograms, &finished)
+                if not t_ns:
+                    PyErr_CheckSignals()
             shot.t_ns = t_ns
-            shot.finished = self._gate().ended >= self._workers
+            shot.finished = finished
             shot.counters = {
                 name: counters[i] for i, name in enumerate(self._counter_names) if counters[i] != COUNTER_UNKNOWN
             }
@@ -230,6 +234,8 @@ cdef class Engine:
         cdef uint64_t rows = 0
         cdef uint64_t overwritten = 0
         cdef unsigned int i
+        if self.state == "closed":
+            return b"", 0
         for i in range(self._rings.count):
             room += ring_pending(<ring *>self._rings.items[i].where)
         cdef bytes block = PyBytes_FromStringAndSize(NULL, room * sizeof(ring_row))
@@ -329,6 +335,7 @@ cdef class Engine:
         while r == -EINTR:
             with nogil:
                 r = gate_await(&self._gate().ready, self._workers, UINT64_MAX)
+            PyErr_CheckSignals()
         self.thread_ids = tuple(self._worker(i).tid for i in range(self._workers))
         return self._raise_failure()
 
@@ -363,13 +370,19 @@ cdef class Engine:
         self._counters.items = self._histograms.items = self._rings.items = NULL
         self._counters.count = self._histograms.count = self._rings.count = 0
 
-    cdef uint64_t _copy(self, uint64_t at_ns, uint64_t *counters, histogram **histograms) noexcept nogil:
-        """Wait, read the clock, then read everything. Returns that time, or 0 when a signal came first."""
+    cdef uint64_t _copy(self, uint64_t at_ns, uint64_t *counters, histogram **histograms,
+                        bint *finished) noexcept nogil:
+        """Wait, read the clock, then read everything. Returns that time, or 0 when a signal came first.
+
+        Whether all have ended is known before anything is read, so a finished copy is complete.
+        """
         cdef unsigned int i
         cdef uint64_t value
         cdef uint64_t t_ns
-        if gate_await(&self._gate().ended, self._workers, at_ns) == -EINTR:
+        cdef int r = gate_await(&self._gate().ended, self._workers, at_ns)
+        if r == -EINTR:
             return 0
+        finished[0] = r == 0
         t_ns = clock_now_ns()
         for i in range(self._counters.count):
             value = counter_read(<uint64_t *>self._counters.items[i].where)

@@ -1,6 +1,7 @@
 """One life for every engine: idle, armed, running, stopped, closed; nothing stays behind."""
 
 import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -225,3 +226,32 @@ def test_engines_survive_a_fork_of_somebody_else():
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
     engine.close()
+
+
+def test_a_snapshot_that_says_finished_holds_everything():
+    for _ in range(100):
+        engine = running(limit=20_000, rate_per_s=1e9)
+        seen = engine.snapshot()
+        while not seen.finished:
+            seen = engine.snapshot()
+        assert seen.counters["ticks"] == seen.histograms["late_ns"].count == 20_000
+        engine.close()
+
+
+def test_a_signal_reaches_python_while_it_waits_for_a_snapshot():
+    class AlarmError(Exception):
+        pass
+
+    def ring(*_):
+        raise AlarmError
+
+    engine = running()
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    try:
+        with pytest.raises(AlarmError):
+            engine.snapshot(engine.started_ns + 30 * 10**9)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        engine.close()

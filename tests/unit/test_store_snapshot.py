@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import pathlib
 import random
 import zipfile
 
@@ -21,9 +22,10 @@ from cvmprobe.model.query import Selection, SnapshotFormat, TimeRange
 from cvmprobe.model.run import Cost, LeaseRecord, Run, RunState
 from cvmprobe.model.window import ClockPair, Direction, Flag, Instance, Phase, Probe, SampleBlock, Window
 from cvmprobe.store.duck import DuckStore
-from cvmprobe.store.manifest import Manifest, Member, decode_manifest, encode_manifest
+from cvmprobe.store.manifest import SCHEMA_VERSION, Manifest, Member, decode_manifest, encode_manifest
 from cvmprobe.store.snapshot import read_snapshot, write_snapshot
 
+GOLDEN = pathlib.Path(__file__).parents[1] / "data"
 A = StreamKey("local", Endpoint("local-a", Role.POD), "boot", "start-a")
 B = StreamKey("local", Endpoint("local-b", Role.POD), "boot", "start-b")
 RR = Instance("lease-1", Probe.TCP_RR, A.endpoint, EndpointTarget(B.endpoint, Path.INTER_NODE), Direction.FORWARD, 0)
@@ -154,7 +156,20 @@ class TestWhole:
         assert rows[0][5:] == (1_000_000_000 + first, 4, "local-a", "tcp_rr")
         assert [row[6] for row in rows] == [4, 0, 0]
 
-    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @pytest.mark.parametrize("golden", sorted(GOLDEN.glob("snapshot-*.zip")), ids=lambda path: path.stem)
+    def test_every_version_ever_written_is_read(self, golden):
+        """``snapshot-N.zip`` is what ``good`` was when schema N came; a new schema adds one, none is changed."""
+        snapshot = read_snapshot(golden)
+        assert f"snapshot-{snapshot.manifest.schema_version}" == golden.stem
+        assert list(snapshot.windows()) == [FIRST, SECOND]
+        assert (snapshot.manifest.runs, snapshot.manifest.gaps) == ((RUN,), (LOST,))
+        assert snapshot.manifest.nodes == {A: hello(A), B: hello(B)}
+        assert snapshot.manifest.members["samples.parquet"].rows == 3
+
+    def test_the_newest_version_has_its_golden_file(self):
+        assert (GOLDEN / f"snapshot-{SCHEMA_VERSION}.zip").exists()
+
+    @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(
         runs=st.lists(some.runs, max_size=2).map(tuple),
         nodes=st.dictionaries(some.names, some.hellos, max_size=2),

@@ -12,7 +12,7 @@ from cvmprobe.errors import StoreError
 from cvmprobe.store.rows import SAMPLES, WINDOWS
 from cvmprobe.store.sql import literal
 
-__all__ = ["Connection", "connect", "first_line", "open_database", "used_bytes"]
+__all__ = ["Connection", "connect", "first_line", "open_database", "suspect", "used_bytes"]
 
 Connection = duckdb.DuckDBPyConnection
 
@@ -52,6 +52,8 @@ TABLES: Mapping[str, Mapping[str, str]] = {
         "since_unix_ms": "UBIGINT NOT NULL",
     },
 }
+SMALL_TABLES = ("streams", "batches", "gaps", "runs")
+DAMAGED = "Corrupt database file"
 # What the system says where nothing is wrong with the file itself.
 NOT_THE_FILE = (
     "set lock",
@@ -81,7 +83,8 @@ def open_database(path: Path) -> tuple[Connection, str]:
     """Open or make the database; returns it and, where a damaged file was put aside, one line that says so.
 
     A file that cannot be read keeps its bytes: it is renamed to ``<name>.unreadable-<n>``, with the reason in a
-    text file beside it, and a new one begins. StoreError where the file is in use or the system refuses.
+    text file beside it, and a new one begins. Every byte is read only of a file that was suspected, for that takes
+    its time. StoreError where the file is in use or the system refuses.
     """
     try:
         return _open(path), ""
@@ -120,9 +123,20 @@ def _check(connection: Connection, path: Path) -> None:
     ((version,),) = connection.execute("SELECT max(schema_version) FROM store.about").fetchall()
     if version != SCHEMA_VERSION:
         raise _UnreadableError(f"its schema version is {version}, and this program reads {SCHEMA_VERSION}")
+    suspected = _mark_of(path).exists()
+    for table in TABLES if suspected else SMALL_TABLES:
+        connection.execute(f"SELECT sum(hash(whole)) FROM store.{table} whole").fetchall()  # noqa: S608  our own words only
+    _mark_of(path).unlink(missing_ok=True)
     size, least = path.stat().st_size, HEADER_BYTES + used_bytes(connection)
     if size < least:
         raise _UnreadableError(f"it is truncated: {size} bytes, of at least {least}")
+
+
+def suspect(path: Path, error: duckdb.Error) -> None:
+    """Have the next start read every byte of the file, if the error says that some of it is damaged."""
+    if DAMAGED in str(error):
+        with suppress(OSError):  # a full disk must not hide the error itself
+            _mark_of(path).write_text(f"{first_line(error)}\n", encoding="utf-8")
 
 
 def _make_tables(connection: Connection) -> None:
@@ -153,6 +167,7 @@ def _put_aside(path: Path, reason: str) -> str:
     path.rename(aside)
     with suppress(FileNotFoundError):
         _log_of(path).rename(_log_of(aside))
+    _mark_of(path).unlink(missing_ok=True)
     with suppress(OSError):  # a full disk must not stop the start
         aside.with_name(f"{aside.name}.txt").write_text(f"{reason}\n", encoding="utf-8")
     return notice
@@ -160,3 +175,7 @@ def _put_aside(path: Path, reason: str) -> str:
 
 def _log_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.wal")
+
+
+def _mark_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.suspected")

@@ -15,7 +15,7 @@ from cvmprobe.model.query import Selection, TimeRange
 from cvmprobe.model.run import Run
 from cvmprobe.model.window import SampleBlock, Window
 from cvmprobe.store import EVERYTHING, FOREVER, Account
-from cvmprobe.store.database import Connection, first_line, open_database, used_bytes
+from cvmprobe.store.database import Connection, first_line, open_database, suspect, used_bytes
 from cvmprobe.store.documents import NodeDocument, RunDocument
 from cvmprobe.store.ledger import Ledger
 from cvmprobe.store.rows import Row, batch_rows, block_rows, windows_from
@@ -115,7 +115,7 @@ class DuckStore:
     def windows(self, selection: Selection = EVERYTHING, time_range: TimeRange = FOREVER) -> Iterator[Window]:
         """Yield stored windows in order of their end."""
         condition, values = self._where(selection, time_range, "end_unix_ms")
-        return windows_from(self._rows(select_windows("store.windows", condition), values))
+        yield from windows_from(self._rows(select_windows("store.windows", condition), values))
 
     def add_samples(self, stream: StreamKey, block: SampleBlock) -> None:
         """Store raw operations."""
@@ -214,7 +214,7 @@ class DuckStore:
             connection.execute("CHECKPOINT store")
         except duckdb.Error as error:
             self._roll_back(connection)
-            raise StoreError(f"store {self.path}: cannot be pruned: {first_line(error)}") from error
+            raise self._refusal("cannot be pruned", error) from error
         return used_bytes(connection)
 
     def close(self) -> None:
@@ -247,7 +247,7 @@ class DuckStore:
             except BaseException as error:
                 self._roll_back(connection)
                 if isinstance(error, REFUSALS):
-                    raise StoreError(f"store {self.path}: nothing was stored: {first_line(error)}") from error
+                    raise self._refusal("nothing was stored", error) from error
                 raise
 
     def _roll_back(self, connection: Connection) -> None:
@@ -259,6 +259,11 @@ class DuckStore:
             connection.close()
             self._connection = None
 
+    def _refusal(self, what: str, error: BaseException) -> StoreError:
+        if isinstance(error, duckdb.Error):
+            suspect(self.path, error)
+        return StoreError(f"store {self.path}: {what}: {first_line(error)}")
+
     def _rows(self, query: str, values: list[Any]) -> Iterator[Row]:
         """Yield the rows of a query on a cursor of its own, so that readers see one state and hold up no writer."""
         cursor = self._connected().cursor()
@@ -267,7 +272,7 @@ class DuckStore:
             while rows := cursor.fetchmany(FETCH_ROWS):
                 yield from rows
         except duckdb.Error as error:
-            raise StoreError(f"store {self.path}: cannot be read: {first_line(error)}") from error
+            raise self._refusal("cannot be read", error) from error
         finally:
             cursor.close()
 

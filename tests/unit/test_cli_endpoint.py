@@ -72,3 +72,12 @@ def test_flags_name_another_collector(tmp_path):
     (tmp_path / "token").write_text("secret\n")
     found = find("[::1]:7443", tmp_path / "ca", tmp_path / "token")
     assert (found.address, found.server_name, found.ca_pem, found.token) == ("[::1]:7443", "::1", "pem", "secret")
+
+
+def test_the_runtime_directory_of_somebody_else_is_not_used(tmp_path, monkeypatch):
+    for strange in (str(tmp_path / "none"), "/proc/1/cwd/none"):
+        monkeypatch.setenv("XDG_RUNTIME_DIR", strange)
+        assert str(runtime_dir(create=False)) == f"/tmp/cvmprobe-{os.getuid()}"
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setattr(os, "getuid", lambda: tmp_path.stat().st_uid + 1)
+    assert str(runtime_dir(create=False)).startswith("/tmp/cvmprobe-")

@@ -1,12 +1,14 @@
 """Tables: figures out of windows and summaries, units in the header, a dash for what n does not carry."""
 
+import re
 from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from cvmprobe.analysis import summarize
-from cvmprobe.cli.figures import figures_of_summaries, figures_of_window, headline, tables
+from cvmprobe.cli.figures import figures_of_summaries, figures_of_window, headline
+from cvmprobe.cli.tables import tables
 from cvmprobe.cli.windows import window_columns
 from cvmprobe.model.endpoint import Endpoint, EndpointTarget, Path, Role, VolumeTarget
 from cvmprobe.model.histogram import Histogram
@@ -55,41 +57,69 @@ def rendered(windows, width=400):
     return [line.rstrip() for line in capture.get().splitlines()]
 
 
-def row(lines, start):
-    (line,) = [line for line in lines if line.startswith(start)]
-    return line.split()
+def cells(windows):
+    """The only row of the only table, by the two lines of its header."""
+    lines = rendered(windows)
+    titles, units, _, row = lines[1:5]
+    return dict(zip(titles.split(), re.split(r"\s{2,}", row), strict=True)), units.split()
 
 
 def test_a_stream_is_judged_by_what_arrived():
     assert figures_of_window(STREAM).bytes_per_s == 1.25e9
-    cells = row(rendered([STREAM]), "tcp_stream")
-    assert cells == ["tcp_stream", "local-a/pod", "local-b/pod", "loopback", "10.00", *["-"] * 6, "1", "-"]
+    assert cells([STREAM]) == (
+        {"from": "local-a", "to": "local-b", "path": "loopback", "throughput": "10.00", "windows": "1", "flags": "-"},
+        ["[Gbit/s]"],
+    )
 
 
 def test_round_trips_have_quantiles_lateness_and_flags():
-    lines = rendered([RR])
-    assert row(lines, "tcp_rr")[4:] == ["-", "1,000", "16.4", "16.4", "-", "1.00", "500", "1", "starved", "1"]
-    assert any("fewer than 10 of the n operations" in line for line in lines)
+    columns, units = cells([RR])
+    assert columns == {
+        "from": "local-a",
+        "to": "local-b",
+        "path": "loopback",
+        "rate": "1,000",
+        "p50": "16.4",
+        "p90": "16.4",
+        "p99": "-",
+        "late": "1.00",
+        "n": "500",
+        "flags": "starved 1",
+    }
+    assert units == ["[1/s]", "[µs]", "[µs]", "[µs]", "[%]"]
+    assert any("fewer than 10 of the n operations" in line for line in rendered([RR]))
 
 
-def test_units_stand_in_the_header():
-    header = next(line for line in rendered([RR, READ]) if "measurement" in line)
-    for title in ("throughput [Gbit/s]", "round trips [1/s]", "p50 [µs]", "p90 [µs]", "p99 [µs]", "late [%]"):
-        assert title in header
+def test_a_disk_has_its_own_units():
+    columns, units = cells([READ])
+    assert (columns["volume"], columns["IOPS"], columns["throughput"]) == ("scratch", "20,000", "81.9")
+    assert (columns["p99"], columns["late"], columns["n"]) == ("1,047", "-", "10,000")
+    assert units[:2] == ["[1/s]", "[MB/s]"]
 
 
 def test_rows_of_one_probe_are_told_apart_by_what_differs():
     lines = rendered([READ, replace(WRITE, flags=frozenset())])
-    p = "1,047.2"
-    assert row(lines, "disk mode=randread")[4:] == ["20,000", "81.9", p, p, p, "-", "10,000", "1", "-"]
-    assert row(lines, "disk mode=randwrite")[4:6] == ["100", "0.4"]
+    assert lines[1].split()[:4] == ["mode", "from", "volume", "IOPS"]
+    read, write = (line.split() for line in lines[4:6])
+    assert (read[0], read[3]) == ("randread", "20,000")
+    assert (write[0], write[3]) == ("randwrite", "100")
+
+
+def test_each_probe_has_a_table():
+    titles = [line for line in rendered([STREAM, RR, READ]) if line in list(Probe)]
+    assert titles == ["disk", "tcp_rr", "tcp_stream"]
 
 
 def test_spoiled_windows_are_left_out_and_counted():
-    lines = rendered([WRITE])
-    assert row(lines, "disk")[-6:] == ["0", "cut", "1,", "1", "left", "out"]
-    assert "-" in row(lines, "disk")
-    assert any("harness spoiled" in line for line in lines)
+    columns, _ = cells([WRITE])
+    assert (columns["n"], columns["flags"]) == ("0", "cut 1, 1 left out")
+    assert any("harness spoiled" in line for line in rendered([WRITE]))
+
+
+def test_on_a_narrow_screen_numbers_stay_whole():
+    text = "\n".join(rendered([STREAM, RR, READ], width=60))
+    for number in ("10.00", "1,000", "16.4", "20,000", "1,047", "10,000"):
+        assert number in text.split()
 
 
 def test_nothing_measured_is_said():
@@ -108,8 +138,8 @@ def test_what_is_unknown_is_no_zero():
     empty = window(Probe.TCP_STREAM, TO_B, {}, {})
     assert figures_of_window(empty).bytes_per_s is None
     assert headline(figures_of_window(empty)) == ""
-    cells = {column.title: column.cell(empty) for column in window_columns(lambda _: "")}
-    assert cells["throughput [MB/s]"] == cells["p50 [µs]"] == cells["operations [1/s]"] == "-"
+    shown = {column.header: column.cell(empty) for column in window_columns(lambda _: "")}
+    assert shown["throughput [MB/s]"] == shown["p50 [µs]"] == shown["operations [1/s]"] == "-"
 
 
 def test_a_window_of_no_length_has_no_rate():

@@ -6,9 +6,10 @@ from rich.console import Group
 from rich.text import Text
 
 from cvmprobe.analysis import summarize
-from cvmprobe.cli.figures import figures_of_summaries, tables
+from cvmprobe.cli.figures import figures_of_summaries
 from cvmprobe.cli.output import Format, show
 from cvmprobe.cli.records import gap_record, hello_record, run_record, summary_metric_record, summary_record
+from cvmprobe.cli.tables import tables
 from cvmprobe.cli.windows import clock
 from cvmprobe.model.delivery import Gap
 from cvmprobe.store.manifest import Manifest

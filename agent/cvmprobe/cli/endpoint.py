@@ -97,7 +97,7 @@ def ask(connection: Connection, question: Callable[[ProbeClient], Awaitable[_T]]
 def runtime_dir(*, create: bool) -> Path:
     """Return the user's runtime directory; UsageError when somebody else could have put it there."""
     base = os.environ.get("XDG_RUNTIME_DIR")
-    path = Path(base) / "cvmprobe" if base else Path(f"/tmp/cvmprobe-{os.getuid()}")  # noqa: S108 - owner and mode are checked
+    path = Path(base) / "cvmprobe" if base and _is_ours(Path(base)) else Path(f"/tmp/cvmprobe-{os.getuid()}")  # noqa: S108 - owner and mode are checked
     if create:
         with suppress(FileExistsError):
             path.mkdir(mode=0o700)
@@ -124,6 +124,14 @@ def process_start(pid: int) -> str | None:
         state, *fields = text.rpartition(")")[2].split()
         return None if state == "Z" else fields[18]  # starttime, in clock ticks since boot
     return ""
+
+
+def _is_ours(directory: Path) -> bool:
+    """Whether a directory is there and ours; su and sudo hand on the XDG_RUNTIME_DIR of somebody else."""
+    try:
+        return directory.stat().st_uid == os.getuid()
+    except OSError:
+        return False
 
 
 def _local(path: Path) -> Connection:

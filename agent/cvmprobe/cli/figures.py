@@ -1,28 +1,27 @@
-"""The figures people ask for first, out of windows or summaries, and the tables that show them."""
+"""The figures people ask for first, out of windows or summaries."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from rich.console import Group, RenderableType
-from rich.text import Text
-
 from cvmprobe.analysis import quantiles
-from cvmprobe.cli.output import DASH, Column, tabulate
-from cvmprobe.model.endpoint import Endpoint, Path, Target, VolumeTarget
+from cvmprobe.model.endpoint import Endpoint, EndpointTarget, Path, Role, Target
 from cvmprobe.model.query import Summary
 from cvmprobe.model.window import Direction, Flag, Instance, Probe, Window
 
 __all__ = [
+    "POINTS",
     "Figures",
     "Measurement",
+    "differing",
     "figures_of_summaries",
     "figures_of_window",
     "headline",
     "labels",
     "measurement",
-    "tables",
+    "short",
+    "traits",
 ]
 
 # Metric names are a convention all probes keep. What arrived counts before what was sent.
@@ -30,7 +29,7 @@ _ARRIVED: Final = ("receiver_bytes", "sent_bytes")
 _MOVED: Final = ("read_bytes", "write_bytes")
 _OPERATIONS: Final = ("transactions", "reads", "writes")
 _LATENCIES: Final = ("latency_ns", "total_ns")
-_POINTS: Final = (0.5, 0.9, 0.99)
+POINTS: Final = (0.5, 0.9, 0.99)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ def figures_of_window(window: Window) -> Figures:
     return Figures(
         bytes_per_s=_bytes_per_s(rates),
         operations_per_s=_operations_per_s(rates),
-        quantiles={} if histogram is None else quantiles(histogram, _POINTS),
+        quantiles={} if histogram is None else quantiles(histogram, POINTS),
         operations=None if histogram is None else histogram.count,
         late=_late(rates),
         windows=1,
@@ -97,35 +96,32 @@ def headline(figures: Figures) -> str:
     return ""
 
 
-def labels(rows: Sequence[Measurement]) -> dict[Measurement, str]:
-    """Name each row by its probe and by those parameters in which the rows of that probe differ."""
-    values: defaultdict[tuple[Probe, str], set[str]] = defaultdict(set)
-    for row in rows:
-        for name, value in _traits(row):
-            values[row.probe, name].add(value)
+def differing(rows: Collection[Measurement]) -> list[str]:
+    """Return the names of the parameters, direction among them, in which rows differ."""
+    names = dict.fromkeys(name for row in rows for name in traits(row))
+    return [name for name in names if len({traits(row).get(name) for row in rows}) > 1]
+
+
+def labels(rows: Collection[Measurement]) -> dict[Measurement, str]:
+    """Name each row by those parameters in which the rows of its probe differ; empty where they do not."""
+    names = {probe: differing([row for row in rows if row.probe is probe]) for probe in {row.probe for row in rows}}
     return {
-        row: " ".join(
-            [row.probe, *(f"{name}={value}" for name, value in _traits(row) if len(values[row.probe, name]) > 1)]
-        )
-        for row in rows
+        row: " ".join(f"{name}={traits(row)[name]}" for name in names[row.probe] if name in traits(row)) for row in rows
     }
 
 
-def tables(rows: Mapping[Measurement, Figures]) -> RenderableType:
-    """Return one table for the network and one for disks, with a note on what is missing."""
-    names = labels(list(rows))
-    shown = [_Row(names[key], key, figures) for key, figures in rows.items()]
-    network = [row for row in shown if not isinstance(row.key.target, VolumeTarget)]
-    disks = [row for row in shown if isinstance(row.key.target, VolumeTarget)]
-    parts: list[RenderableType] = []
-    if network:
-        parts += [tabulate(_NETWORK, network, "Network"), Text()]
-    if disks:
-        parts += [tabulate(_DISK, disks, "Disk"), Text()]
-    if not parts:
-        parts.append(Text("nothing was measured"))
-    parts += [Text(text, style="dim") for text in _footnotes(rows.values())]
-    return Group(*parts)
+def traits(row: Measurement) -> dict[str, str]:
+    """Return the parameters of a row, its direction among them."""
+    return {**dict(row.parameters), "direction": row.direction}
+
+
+def short(of: Endpoint | Target) -> str:
+    """Name an endpoint by its node, as long as it is the node's agent itself; a volume by its name."""
+    if isinstance(of, EndpointTarget):
+        return short(of.endpoint)
+    if isinstance(of, Endpoint):
+        return of.node if of.role is Role.POD else str(of)
+    return of.volume
 
 
 def _figures(metrics: Mapping[str, Summary]) -> Figures:
@@ -161,81 +157,3 @@ def _late(rates: Mapping[str, float]) -> float | None:
 def _sum(rates: Mapping[str, float], names: Sequence[str]) -> float | None:
     known = [rates[name] for name in names if name in rates]
     return sum(known) if known else None
-
-
-def _traits(row: Measurement) -> tuple[tuple[str, str], ...]:
-    return (*row.parameters, ("direction", row.direction.value))
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """A measurement under its name, as a table shows it."""
-
-    label: str
-    key: Measurement
-    figures: Figures
-
-
-def _number(value: Callable[[Figures], float | None], form: str) -> Callable[[_Row], str]:
-    def cell(row: _Row) -> str:
-        number = value(row.figures)
-        return DASH if number is None else format(number, form)
-
-    return cell
-
-
-def _point(q: float) -> Column[_Row]:
-    return Column(
-        f"p{q * 100:g} [µs]", _number(lambda figures: _times(figures.quantiles.get(q), 1e-3), ",.1f"), right=True
-    )
-
-
-def _times(value: float | None, factor: float) -> float | None:
-    return None if value is None else value * factor
-
-
-def _remarks(row: _Row) -> str:
-    parts = [f"{flag} {count}" for flag, count in sorted(row.figures.flags.items())]
-    if row.figures.left_out:
-        parts.append(f"{row.figures.left_out} left out")
-    return ", ".join(parts) or DASH
-
-
-_LATENCY = tuple(_point(q) for q in _POINTS)
-_EVIDENCE = (
-    Column("late [%]", _number(lambda figures: _times(figures.late, 100), ".2f"), right=True),
-    Column("n", _number(lambda figures: figures.operations, ",d"), right=True),
-    Column("windows", _number(lambda figures: figures.windows, "d"), right=True),
-    Column("flags", _remarks),
-)
-_NETWORK: tuple[Column[_Row], ...] = (
-    Column("measurement", lambda row: row.label),
-    Column("from", lambda row: str(row.key.source)),
-    Column("to", lambda row: str(row.key.target)),
-    Column("path", lambda row: row.key.path or DASH),
-    Column("throughput [Gbit/s]", _number(lambda figures: _times(figures.bytes_per_s, 8e-9), ".2f"), right=True),
-    Column("round trips [1/s]", _number(lambda figures: figures.operations_per_s, ",.0f"), right=True),
-    *_LATENCY,
-    *_EVIDENCE,
-)
-_DISK: tuple[Column[_Row], ...] = (
-    Column("measurement", lambda row: row.label),
-    Column("from", lambda row: str(row.key.source)),
-    Column("volume", lambda row: str(row.key.target).removeprefix("volume:")),
-    Column("IOPS [1/s]", _number(lambda figures: figures.operations_per_s, ",.0f"), right=True),
-    Column("throughput [MB/s]", _number(lambda figures: _times(figures.bytes_per_s, 1e-6), ",.1f"), right=True),
-    *_LATENCY,
-    *_EVIDENCE,
-)
-
-
-def _footnotes(rows: Iterable[Figures]) -> list[str]:
-    kept = list(rows)
-    notes = [
-        "n: operations behind the quantiles; a flag stands with the number of windows, drain included, that carry it"
-    ]
-    if any(figures.operations is not None and not figures.quantiles.keys() >= set(_POINTS) for figures in kept):
-        notes.append(f"{DASH} for a quantile q: fewer than 10 of the n operations lie above it, so it is not shown")
-    if any(figures.left_out for figures in kept):
-        notes.append("left out: windows the harness spoiled (overrun, cut, error); they are in no figure")
-    return notes

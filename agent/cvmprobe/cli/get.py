@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from cvmprobe.cli.endpoint import CaFileOption, CollectorOption, TokenFileOption, ask, find
-from cvmprobe.cli.figures import labels, measurement
+from cvmprobe.cli.figures import labels, measurement, short
 from cvmprobe.cli.output import DASH, Column, Format, FormatOption, show, tabulate
 from cvmprobe.cli.records import metric_records, node_record, probe_record, run_record, window_record
 from cvmprobe.cli.selection import NodeOption, PathOption, ProbeOption, TargetOption, selection, since_range
@@ -33,13 +33,14 @@ def _fact(node: NodeStatus, name: str) -> str:
     return DASH if node.environment is None else node.environment.value(name) or DASH
 
 
+# The accounts of delivery, in batches: numbered = stored + pending + lost.
 _NODES: tuple[Column[NodeStatus], ...] = (
     Column("endpoint", lambda node: str(node.endpoint)),
     Column("state", lambda node: node.attachment),
     Column("version", lambda node: node.version),
     Column("TEE", _tee),
     Column("kernel", lambda node: _fact(node, "kernel")),
-    Column("batches numbered", lambda node: _count(node.numbered), right=True),
+    Column("numbered", lambda node: _count(node.numbered), right=True),
     Column("stored", lambda node: str(node.stored), right=True),
     Column("pending", lambda node: _count(node.pending), right=True),
     Column("lost", lambda node: _count(node.lost), right=True),
@@ -59,9 +60,10 @@ _RUNS: tuple[Column[Run], ...] = (
 def _probe_table(found: Sequence[ProbeStatus]) -> Table:
     names = labels([measurement(status.instance) for status in found])
     columns: tuple[Column[ProbeStatus], ...] = (
-        Column("measurement", lambda status: names[measurement(status.instance)]),
-        Column("from", lambda status: str(status.instance.source)),
-        Column("to", lambda status: str(status.instance.target)),
+        Column("probe", lambda status: status.instance.probe),
+        Column("parameters", lambda status: names[measurement(status.instance)] or DASH),
+        Column("from", lambda status: short(status.instance.source)),
+        Column("to", lambda status: short(status.instance.target)),
         Column("path", lambda status: status.instance.path or DASH),
         Column("repeat", lambda status: str(status.instance.repeat), right=True),
         Column("windows", lambda status: str(status.windows), right=True),

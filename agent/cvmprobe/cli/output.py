@@ -23,6 +23,7 @@ __all__ = [
     "FormatOption",
     "Record",
     "RecordStream",
+    "microseconds",
     "note",
     "notes_console",
     "show",
@@ -49,18 +50,45 @@ FormatOption = Annotated[Format, typer.Option("--output-format", "-o", help="How
 
 @dataclass(frozen=True, slots=True)
 class Column(Generic[_Row]):
-    """One column of a table: its title with the unit, and how a row's cell is written."""
+    """One column of a table: its title and unit, and how a row's cell is written."""
 
     title: str
     cell: Callable[[_Row], str]
+    unit: str = ""
     right: bool = False
+
+    @property
+    def header(self) -> str:
+        """Title and unit on one line."""
+        return f"{self.title} [{self.unit}]" if self.unit else self.title
+
+
+def microseconds(value_ns: float | None) -> str:
+    """Write nanoseconds as microseconds, to a tenth below a thousand; a dash for None."""
+    if value_ns is None:
+        return DASH
+    value = value_ns / 1_000
+    return f"{value:,.1f}" if value < 1_000 else f"{value:,.0f}"  # noqa: PLR2004 - as the docstring says
 
 
 def tabulate(columns: Sequence[Column[_Row]], rows: Iterable[_Row], title: str | None = None) -> Table:
     """Return a table of ``rows``."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table = Table(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    with_units = any(column.unit for column in columns)
     for column in columns:
-        table.add_column(Text(column.title), justify="right" if column.right else "left", overflow="fold")
+        unit = f"[{column.unit}]" if column.unit else ""
+        header = Text(f"{column.title}\n{unit}" if with_units else column.title)
+        # On a narrow screen text is folded; a number stays whole.
+        table.add_column(
+            header, justify="right" if column.right else "left", overflow="fold", no_wrap=column.right, vertical="top"
+        )
     for row in rows:
         table.add_row(*(Text(column.cell(row)) for column in columns))
     return table
@@ -95,10 +123,14 @@ def note(text: str) -> None:
 def _print_whole(table: RenderableType) -> None:
     """Print a table; into a file or a pipe nothing is cut off to fit a screen."""
     console = Console(highlight=False)
-    if not console.is_terminal:
-        wide = console.options.update(max_width=_UNBOUNDED)
-        console = Console(highlight=False, width=Measurement.get(console, wide, table).maximum)
-    console.print(table)
+    if console.is_terminal:
+        console.print(table)
+        return
+    wide = console.options.update(max_width=_UNBOUNDED)
+    console = Console(highlight=False, width=Measurement.get(console, wide, table).maximum)
+    with console.capture() as capture:
+        console.print(table)
+    sys.stdout.writelines(f"{line.rstrip()}\n" for line in capture.get().splitlines())
 
 
 def _write_csv(records: Sequence[Record]) -> None:

@@ -6,7 +6,7 @@ from typing import Final, Self
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from cvmprobe.cli.figures import figures_of_window, headline
-from cvmprobe.cli.output import note, notes_console
+from cvmprobe.cli.output import notes_console
 from cvmprobe.model.assignment import LeaseState
 from cvmprobe.model.run import LeaseRecord, Run
 from cvmprobe.model.window import Instance, Window
@@ -30,6 +30,7 @@ class RunDisplay:
             TimeElapsedColumn(),
             console=self._console,
             transient=True,
+            refresh_per_second=4,  # it runs beside what it shows
             disable=not self._console.is_terminal,
         )
         self._task = self._progress.add_task("", total=None, rate="")
@@ -58,7 +59,7 @@ class RunDisplay:
         """Tell what a run will use at the most."""
         self._progress.update(self._task, total=run.leases_total, completed=0)
         network, disk = run.cost.network_bytes / 1e9, run.cost.disk_write_bytes / 1e9
-        note(
+        self._print(
             f"run {run.run_id} of suite {run.suite}: {run.leases_total} measurements, "
             f"at most {run.cost.seconds:.0f} s, {network:.1f} GB over the network and {disk:.1f} GB written to disks"
         )
@@ -84,7 +85,10 @@ class RunDisplay:
 
     def _line(self, text: str) -> None:
         if not self._console.is_terminal:
-            self._console.print(text, soft_wrap=True, markup=False)
+            self._print(text)
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, soft_wrap=True, markup=False)
 
 
 def describe(instance: Instance) -> str:

@@ -10,11 +10,12 @@ import typer
 
 from cvmprobe.cli.endpoint import CaFileOption, CollectorOption, Connection, TokenFileOption, find
 from cvmprobe.cli.export import export, fresh_path
-from cvmprobe.cli.figures import figures_of_summaries, tables
+from cvmprobe.cli.figures import figures_of_summaries
 from cvmprobe.cli.interrupt import run_to_the_end
 from cvmprobe.cli.output import Format, FormatOption, note, show
 from cvmprobe.cli.progress import RunDisplay
 from cvmprobe.cli.records import run_record, summary_metric_record, summary_record
+from cvmprobe.cli.tables import tables
 from cvmprobe.errors import PartialError, ProbeError, UsageError
 from cvmprobe.model.query import Missed, Selection, SnapshotFormat, Summary, TimeRange
 from cvmprobe.model.run import Run, RunState

@@ -61,10 +61,12 @@ def watch(
 
 async def _watch(connection: Connection, agent: str | None, wanted: Selection, count: int | None, form: Format) -> None:
     async with connection.client() if agent is None else await _agent_client(connection, agent) as client:
-        windows = _windows(client, wanted, count)
         if form is Format.TABLE and sys.stdout.isatty():
-            await _show_table(windows)
-        elif form is Format.TABLE:
+            with Live(console=Console(highlight=False), auto_refresh=False) as live:
+                await _show_table(_windows(client, wanted, count, live.console.print), live)
+            return
+        windows = _windows(client, wanted, count, note)
+        if form is Format.TABLE:
             await _show_lines(windows)
         else:
             stream = RecordStream(form, METRIC_KEYS)
@@ -89,11 +91,13 @@ async def _agent_client(connection: Connection, name: str) -> ProbeClient:
     return connection.client(f"127.0.0.1:{found.probe_service_port}", found.endpoint.server_name)
 
 
-async def _windows(client: ProbeClient, wanted: Selection, count: int | None) -> AsyncIterator[Window]:
+async def _windows(
+    client: ProbeClient, wanted: Selection, count: int | None, tell: Callable[[str], None]
+) -> AsyncIterator[Window]:
     seen = 0
     async for item in client.watch_windows(wanted):
         if isinstance(item, Missed):
-            note(f"missed {item.count} windows: they came faster than they could be shown")
+            tell(f"missed {item.count} windows: they came faster than they could be shown")
             continue
         yield item
         seen += 1
@@ -103,8 +107,8 @@ async def _windows(client: ProbeClient, wanted: Selection, count: int | None) ->
 
 async def _show_lines(windows: AsyncIterator[Window]) -> None:
     """Print one line for each window, under one header, each column at least as wide as its title."""
-    columns = window_columns(lambda window: window.instance.probe)
-    widths = [max(len(column.title), 12) for column in columns]
+    columns = window_columns(lambda _: "")
+    widths = [max(len(column.header), 12) for column in columns]
 
     def line(texts: list[str]) -> None:
         sys.stdout.write(
@@ -112,22 +116,20 @@ async def _show_lines(windows: AsyncIterator[Window]) -> None:
         )
         sys.stdout.flush()
 
-    line([column.title for column in columns])
+    line([column.header for column in columns])
     async for window in windows:
         line([column.cell(window) for column in columns])
 
 
-async def _show_table(windows: AsyncIterator[Window], now: Callable[[], float] = time.monotonic) -> None:
+async def _show_table(windows: AsyncIterator[Window], live: Live) -> None:
     """Keep a table of the latest window of every measurement on the screen."""
     latest: dict[Measurement, tuple[float, Window]] = {}
-    with Live(console=Console(highlight=False), auto_refresh=False, transient=False) as live:
-        live.update("waiting for the first window (light probes cut one every 10 s)", refresh=True)
-        async for window in windows:
-            latest[measurement(window.instance)] = now(), window
-            for key in [key for key, (seen, _) in latest.items() if now() - seen > _STALE_S]:
-                del latest[key]
-            shown = sorted((shown for _, shown in latest.values()), key=_order)
-            live.update(window_table(shown), refresh=True)
+    live.update("waiting for the first window", refresh=True)
+    async for window in windows:
+        now = time.monotonic()
+        latest[measurement(window.instance)] = now, window
+        latest = {key: (seen, kept) for key, (seen, kept) in latest.items() if now - seen <= _STALE_S}
+        live.update(window_table(sorted((kept for _, kept in latest.values()), key=_order)), refresh=True)
 
 
 def _order(window: Window) -> tuple[str, ...]:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 
 from rich.table import Table
 
-from cvmprobe.cli.figures import Figures, figures_of_window, labels, measurement
-from cvmprobe.cli.output import DASH, Column, tabulate
+from cvmprobe.cli.figures import POINTS, Figures, figures_of_window, labels, measurement, short
+from cvmprobe.cli.output import DASH, Column, microseconds, tabulate
 from cvmprobe.model.window import Window
 
 __all__ = ["clock", "time_of_day", "window_columns", "window_table"]
@@ -34,25 +34,24 @@ def _operations(figures: Figures) -> str:
     return DASH if figures.operations_per_s is None else f"{figures.operations_per_s:,.0f}"
 
 
-def _point(figures: Figures, q: float) -> str:
-    return f"{figures.quantiles[q] / 1_000:,.1f}" if q in figures.quantiles else DASH
+def _point(q: float) -> Column[Window]:
+    return Column(
+        f"p{q * 100:g}", lambda window: microseconds(figures_of_window(window).quantiles.get(q)), unit="µs", right=True
+    )
 
 
 def window_columns(label: Callable[[Window], str]) -> tuple[Column[Window], ...]:
-    """Return the columns of a table of windows; ``label`` names what was measured."""
+    """Return the columns of a table of windows; ``label`` tells those of one probe apart."""
     return (
         Column("window end", lambda window: time_of_day(window.end_unix_ms)),
-        Column("length [s]", lambda window: f"{window.duration_ns / 1e9:.2f}", right=True),
-        Column("measurement", label),
-        Column("from", lambda window: str(window.instance.source)),
-        Column("to", lambda window: str(window.instance.target)),
+        Column("measurement", lambda window: f"{window.instance.probe} {label(window)}".strip()),
+        Column("from", lambda window: short(window.instance.source)),
+        Column("to", lambda window: short(window.instance.target)),
         Column("path", lambda window: window.instance.path or DASH),
         Column("phase", lambda window: window.phase),
-        Column("throughput [MB/s]", lambda window: _bytes(figures_of_window(window)), right=True),
-        Column("operations [1/s]", lambda window: _operations(figures_of_window(window)), right=True),
-        Column("p50 [µs]", lambda window: _point(figures_of_window(window), 0.5), right=True),
-        Column("p90 [µs]", lambda window: _point(figures_of_window(window), 0.9), right=True),
-        Column("p99 [µs]", lambda window: _point(figures_of_window(window), 0.99), right=True),
+        Column("throughput", lambda window: _bytes(figures_of_window(window)), unit="MB/s", right=True),
+        Column("operations", lambda window: _operations(figures_of_window(window)), unit="1/s", right=True),
+        *(_point(q) for q in POINTS),
         Column("flags", lambda window: ", ".join(sorted(window.flags)) or DASH),
     )
 

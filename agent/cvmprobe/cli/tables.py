@@ -1,0 +1,112 @@
+"""The tables a run ends with: one for each probe, with those columns it can fill."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from cvmprobe.cli.figures import POINTS, Figures, Measurement, differing, short, traits
+from cvmprobe.cli.output import DASH, Column, microseconds, tabulate
+from cvmprobe.model.endpoint import VolumeTarget
+from cvmprobe.model.window import Probe
+
+__all__ = ["tables"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A measurement as a table shows it."""
+
+    key: Measurement
+    figures: Figures
+
+
+def tables(rows: Mapping[Measurement, Figures]) -> RenderableType:
+    """Return one table for each probe, with a note on what is missing."""
+    probes: defaultdict[Probe, list[_Row]] = defaultdict(list)
+    for key, figures in rows.items():
+        probes[key.probe].append(_Row(key, figures))
+    parts: list[RenderableType] = []
+    for probe, shown in probes.items():
+        parts += [tabulate(_columns(shown), shown, probe), Text()]
+    if not parts:
+        parts.append(Text("nothing was measured"))
+    parts += [Text(text, style="dim") for text in _footnotes(rows.values())]
+    return Group(*parts)
+
+
+def _columns(rows: list[_Row]) -> list[Column[_Row]]:
+    """Choose the columns these rows can fill."""
+    disk = all(isinstance(row.key.target, VolumeTarget) for row in rows)
+    latency = any(row.figures.operations is not None for row in rows)
+    columns = [_trait(name) for name in differing([row.key for row in rows])]
+    columns += [_FROM, _VOLUME] if disk else [_FROM, _TO, _PATH]
+    if any(row.figures.operations_per_s is not None for row in rows):
+        columns.append(_IOPS if disk else _TRIPS)
+    if any(row.figures.bytes_per_s is not None for row in rows):
+        columns.append(_DISK_THROUGHPUT if disk else _THROUGHPUT)
+    columns += [*_QUANTILES, _LATE, _N] if latency else [_WINDOWS]
+    return [*columns, _FLAGS]
+
+
+def _trait(name: str) -> Column[_Row]:
+    return Column(name, lambda row: traits(row.key).get(name, DASH))
+
+
+def _number(value: Callable[[Figures], float | None], form: str) -> Callable[[_Row], str]:
+    def cell(row: _Row) -> str:
+        number = value(row.figures)
+        return DASH if number is None else format(number, form)
+
+    return cell
+
+
+def _point(q: float) -> Column[_Row]:
+    return Column(f"p{q * 100:g}", lambda row: microseconds(row.figures.quantiles.get(q)), unit="µs", right=True)
+
+
+def _times(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor
+
+
+def _remarks(row: _Row) -> str:
+    parts = [f"{flag} {count}" for flag, count in sorted(row.figures.flags.items())]
+    if row.figures.left_out:
+        parts.append(f"{row.figures.left_out} left out")
+    return ", ".join(parts) or DASH
+
+
+_FROM: Column[_Row] = Column("from", lambda row: short(row.key.source))
+_TO: Column[_Row] = Column("to", lambda row: short(row.key.target))
+_PATH: Column[_Row] = Column("path", lambda row: row.key.path or DASH)
+_VOLUME: Column[_Row] = Column("volume", lambda row: short(row.key.target))
+_TRIPS: Column[_Row] = Column("rate", _number(lambda figures: figures.operations_per_s, ",.0f"), unit="1/s", right=True)
+_IOPS: Column[_Row] = Column("IOPS", _number(lambda figures: figures.operations_per_s, ",.0f"), unit="1/s", right=True)
+_THROUGHPUT: Column[_Row] = Column(
+    "throughput", _number(lambda figures: _times(figures.bytes_per_s, 8e-9), ".2f"), unit="Gbit/s", right=True
+)
+_DISK_THROUGHPUT: Column[_Row] = Column(
+    "throughput", _number(lambda figures: _times(figures.bytes_per_s, 1e-6), ",.1f"), unit="MB/s", right=True
+)
+_QUANTILES: Final = tuple(_point(q) for q in POINTS)
+_LATE: Column[_Row] = Column("late", _number(lambda figures: _times(figures.late, 100), ".2f"), unit="%", right=True)
+_N: Column[_Row] = Column("n", _number(lambda figures: figures.operations, ",d"), right=True)
+_WINDOWS: Column[_Row] = Column("windows", _number(lambda figures: figures.windows, "d"), right=True)
+_FLAGS: Column[_Row] = Column("flags", _remarks)
+
+
+def _footnotes(rows: Iterable[Figures]) -> list[str]:
+    kept = list(rows)
+    notes = []
+    if any(figures.operations is not None for figures in kept):
+        notes.append("n: operations behind the quantiles; late: paced operations that started over 1 ms late")
+    if any(figures.operations is not None and not figures.quantiles.keys() >= set(POINTS) for figures in kept):
+        notes.append(f"{DASH} for a quantile q: fewer than 10 of the n operations lie above it, so it is not shown")
+    if any(figures.flags for figures in kept):
+        notes.append("flags: how many windows carry each, those of the drain included")
+    if any(figures.left_out for figures in kept):
+        notes.append("left out: windows the harness spoiled (overrun, cut, error); they are in no figure")
+    return notes

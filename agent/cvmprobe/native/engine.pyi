@@ -30,6 +30,9 @@ class Snapshot:
 class Engine:
     """What all engines share. They are made idle, with everything they need given as keyword arguments."""
 
+    def __init__(self, *, placement: str = "inherit", duration_ms: int | None = None) -> None:
+        """``placement`` as in parse_placement; without a duration it runs until stop(). Raises UsageError."""
+
     @property
     def state(self) -> str: ...
     @property

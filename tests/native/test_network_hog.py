@@ -1,0 +1,77 @@
+"""A GIL hog in the agent bends a network figure no more than the same hog in another process."""
+
+import os
+import statistics
+import sys
+
+import pytest
+from tests.native.hog import hog_ratios, report
+from tests.native.slow_session import Ticket
+
+from cvmprobe.native.responder import Responder
+from cvmprobe.native.tcp_rr import TcpRr
+from cvmprobe.native.tcp_stream import TcpStream
+
+PLENTY = 1 << 50
+two_cpus = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="a hog on the only CPU takes it either way")
+MEASURED_MS = 150
+
+
+@pytest.fixture
+def session():
+    """Arguments of an engine for a session that was just admitted."""
+    responder = Responder("127.0.0.1")
+
+    def admit(probe):
+        ticket = Ticket(probe)
+        responder.admit(ticket.session_id, ticket.key, probe, valid_for_ms=60_000, max_bytes=PLENTY)
+        return {
+            "host": "127.0.0.1",
+            "port": responder.port,
+            "session_id": ticket.session_id,
+            "key": ticket.key,
+            "max_bytes": PLENTY,
+            "duration_ms": MEASURED_MS,
+        }
+
+    yield admit
+    responder.close()
+
+
+def end_of(engine):
+    engine.arm()
+    engine.start()
+    last = engine.snapshot(engine.started_ns + 30_000_000_000)
+    engine.stop()
+    return last
+
+
+@two_cpus
+def test_the_stream_rate_does_not_feel_the_interpreter(session, capsys):
+    def receiver_bytes() -> float:
+        engine = TcpStream(**session("tcp_stream"), interval_ms=50)
+        end_of(engine)
+        counted = sum(engine.bins[:-1])
+        engine.close()
+        return counted
+
+    ratios = hog_ratios(receiver_bytes, pairs=9)
+    with capsys.disabled():
+        sys.stdout.write(f"\n{report('tcp_stream receiver rate', ratios)}\n")
+    assert 0.4 < statistics.median(ratios) < 2.5
+
+
+@two_cpus
+def test_the_round_trip_does_not_feel_the_interpreter(session, capsys):
+    def median_ns() -> float:
+        engine = TcpRr(**session("tcp_rr"))
+        latency = end_of(engine).histograms["latency_ns"]
+        engine.close()
+        indices, counts = latency.sparse()
+        values = [index for index, count in zip(indices, counts, strict=True) for _ in range(count)]
+        return 2 ** (statistics.median(values) / 256)
+
+    ratios = hog_ratios(median_ns)
+    with capsys.disabled():
+        sys.stdout.write(f"\n{report('tcp_rr p50', ratios)}\n")
+    assert 0.4 < statistics.median(ratios) < 2.5

@@ -1,0 +1,229 @@
+"""The tcp_stream and tcp_rr probes as programs use them: what is asked is checked, what is measured is whole."""
+
+import os
+import struct
+import threading
+import uuid
+
+import pytest
+from tests.native.leaks import assert_no_leak
+from tests.native.slow_session import Ticket, count_bytes, slow_responder
+
+from cvmprobe.errors import DeniedError, EngineError, UsageError, WireError
+from cvmprobe.model.endpoint import Endpoint, EndpointTarget, Path, PeerAddress, Role
+from cvmprobe.model.window import Direction, Flag, Instance, Phase, Probe
+from cvmprobe.probes.catalog import CATALOG, prepare
+from cvmprobe.probes.execution import Setup
+from cvmprobe.probes.responder import Responder
+
+PLENTY = 1 << 50
+NETWORK = [Probe.TCP_STREAM, Probe.TCP_RR]
+A, B = Endpoint("a", Role.POD), Endpoint("b", Role.POD)
+
+
+@pytest.fixture
+def responder():
+    found = Responder("127.0.0.1", 0)
+    yield found
+    found.close()
+
+
+def setup_of(probe, port, *, key=b"k" * 32, assignment_id=None, direction=Direction.FORWARD, **asked) -> Setup:
+    settings = {"interval_ms": 50, "duration_ms": 200, "max_bytes": PLENTY, "raw_samples": False}
+    given = {name: asked.pop(name) for name in list(asked) if name in settings}
+    parameters = {name: str(value) for name, value in asked.items()}
+    instance = Instance(
+        assignment_id or uuid.uuid4().hex, probe, A, EndpointTarget(B, Path.LOOPBACK), direction, 0, parameters
+    )
+    return Setup(instance, **(settings | given), peer=PeerAddress("127.0.0.1", port), key=key)
+
+
+def admitted(responder, probe, **asked) -> Setup:
+    setup = setup_of(probe, responder.port, key=os.urandom(32), **asked)
+    session_id = bytes.fromhex(setup.instance.assignment_id)
+    responder.admit(session_id, setup.key, probe, valid_for_ms=60_000, max_bytes=PLENTY)
+    return setup
+
+
+def run(setup):
+    execution = prepare(setup)
+    seen = list(execution.observe())
+    return seen, execution.result()
+
+
+def total_of(result, counter) -> int:
+    return sum(window.counters[counter] for window in result.windows)
+
+
+@pytest.mark.parametrize("streams", [1, 3])
+@pytest.mark.parametrize("receive", ["copy", "discard"])
+def test_a_stream_is_whole(responder, streams, receive):
+    setup = admitted(responder, Probe.TCP_STREAM, streams=streams, receive=receive, omit_ms=100)
+    seen, result = run(setup)
+    assert result.error is None
+    assert len(seen) == len(result.windows)
+    assert "receiver_bytes" not in seen[0].counters
+    assert total_of(result, "sent_bytes") == total_of(result, "receiver_bytes")
+    assert result.totals["sent_bytes"] == result.totals["receiver_bytes"] == total_of(result, "sent_bytes") > 0
+    assert result.totals["receiver_cpu_ns"] > 0
+    assert [window.phase for window in result.windows][:2] == [Phase.WARMUP, Phase.WARMUP]
+    assert Phase.STEADY in {window.phase for window in result.windows}
+    assert not any(Flag.CUT in window.flags or Flag.ERROR in window.flags for window in result.windows)
+    assert result.windows[0].facts["receive"] == receive
+    assert result.samples == ()
+
+
+@pytest.mark.parametrize("wait", ["block", "spin"])
+def test_round_trips_are_whole(responder, wait):
+    seen, result = run(admitted(responder, Probe.TCP_RR, wait=wait, raw_samples=True))
+    assert result.error is None
+    assert len(seen) == len(result.windows)
+    assert result.totals["transactions"] == result.totals["receiver_transactions"]
+    assert result.totals["transactions"] == total_of(result, "transactions") > 0
+    latencies = [value for block in result.samples for _, value, *_ in struct.iter_unpack("<QIBBH", block.rows)]
+    assert sum(block.lost for block in result.samples) == 0
+    assert len(latencies) == result.totals["transactions"]
+    assert sum(latencies) == sum(window.histograms["latency_ns"].sum for window in result.windows)
+    assert not any(Flag.CUT in window.flags for window in result.windows)
+
+
+def test_a_light_probe_goes_on_until_stopped(responder):
+    execution = prepare(admitted(responder, Probe.TCP_RR, rate_per_s=200, duration_ms=None, interval_ms=30))
+    seen = []
+    for window in execution.observe():
+        seen.append(window)
+        if len(seen) == 3:
+            execution.stop()
+    result = execution.result()
+    assert result.error is None
+    assert result.windows == ()
+    assert all(window.phase is Phase.STEADY for window in seen)
+    assert sum(window.counters["transactions"] for window in seen) == result.totals["transactions"] > 0
+    assert "late_operations" in seen[0].counters
+    assert "service_ns" in seen[0].histograms
+
+
+@pytest.mark.parametrize("probe", NETWORK)
+def test_a_stop_is_cut(responder, probe):
+    execution = prepare(admitted(responder, probe, duration_ms=60_000))
+    windows = execution.observe()
+    next(windows)
+    threading.Thread(target=execution.stop).start()
+    list(windows)
+    result = execution.result()
+    assert result.error is None
+    assert all(Flag.CUT in window.flags for window in result.windows)
+    assert not any("receiver_bytes" in window.counters for window in result.windows)
+
+
+def test_unequal_totals_are_cut():
+    ticket = Ticket(key=b"k" * 32)
+
+    def miscount(peer):
+        honest = count_bytes(peer)
+        counted = struct.unpack_from("<Q", honest, 24)[0]
+        return ticket.results(peer.control_nonce, (counted - 1, 1, 1, 1, 1), [counted - 1, 0, 0, 0, 0])
+
+    with slow_responder(ticket, miscount) as peer:
+        _, result = run(setup_of(Probe.TCP_STREAM, peer.port, assignment_id=ticket.session_id.hex()))
+    assert result.totals["receiver_bytes"] == result.totals["sent_bytes"] - 1
+    assert all(Flag.CUT in window.flags for window in result.windows)
+
+
+def test_a_peer_that_goes_away_leaves_an_error(responder):
+    setup = admitted(responder, Probe.TCP_STREAM, duration_ms=60_000)
+    execution = prepare(setup)
+    windows = execution.observe()
+    next(windows)
+    responder.revoke(bytes.fromhex(setup.instance.assignment_id))
+    rest = list(windows)
+    result = execution.result()
+    assert isinstance(result.error, EngineError)
+    assert Flag.ERROR in rest[-1].flags
+
+
+@pytest.mark.parametrize("probe", NETWORK)
+def test_not_being_admitted_leaves_an_error(responder, probe):
+    seen, result = run(setup_of(probe, responder.port))
+    assert seen == []
+    assert isinstance(result.error, DeniedError)
+
+
+@pytest.mark.parametrize("probe", NETWORK)
+def test_a_stop_while_dialing_is_heard(responder, probe):
+    execution = prepare(setup_of(probe, responder.port))
+    execution.stop()
+    assert list(execution.observe()) == []
+    assert isinstance(execution.result().error, WireError)
+
+
+@pytest.mark.parametrize("probe", NETWORK)
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"key": b""}, "no key"),
+        ({"assignment_id": "not hex"}, "'not hex'"),
+        ({"direction": Direction.REVERSE}, "reverse"),
+        ({"omit_ms": 75}, "omit_ms = 75"),
+        ({"omit_ms": -1}, "omit_ms"),
+        ({"unheard_of": 1}, "'unheard_of'"),
+    ],
+)
+def test_what_cannot_be_measured_is_named(probe, change, named):
+    with pytest.raises(UsageError, match=named):
+        prepare(setup_of(probe, 1, **change))
+
+
+@pytest.mark.parametrize(
+    ("probe", "parameter", "value"),
+    [
+        (Probe.TCP_STREAM, "streams", 0),
+        (Probe.TCP_STREAM, "streams", 65),
+        (Probe.TCP_STREAM, "message_bytes", 0),
+        (Probe.TCP_STREAM, "message_bytes", (1 << 20) + 1),
+        (Probe.TCP_STREAM, "receive", "maybe"),
+        (Probe.TCP_RR, "wait", "sleep"),
+        (Probe.TCP_RR, "request_bytes", 0),
+        (Probe.TCP_RR, "response_bytes", (1 << 20) + 1),
+        (Probe.TCP_RR, "rate_per_s", -1),
+        (Probe.TCP_RR, "rate_per_s", "fast"),
+        (Probe.TCP_RR, "rate_per_s", "nan"),
+    ],
+)
+def test_a_bad_parameter_is_named(probe, parameter, value):
+    with pytest.raises(UsageError, match=parameter):
+        prepare(setup_of(probe, 1, **{parameter: value}))
+    with pytest.raises(UsageError, match=parameter):
+        CATALOG[probe].cost({parameter: str(value)}, 1000)
+
+
+def test_a_stream_needs_an_end():
+    with pytest.raises(UsageError, match="needs a duration"):
+        prepare(setup_of(Probe.TCP_STREAM, 1, duration_ms=None))
+
+
+def test_costs_bound_what_is_moved(responder):
+    for probe, moved in ((Probe.TCP_STREAM, "sent_bytes"), (Probe.TCP_RR, "transactions")):
+        _, result = run(admitted(responder, probe))
+        cost = CATALOG[probe].cost({}, 200)
+        assert 0 < result.totals[moved] < cost.network_bytes
+        assert cost.disk_write_bytes == 0
+        assert cost.seconds > 0.2
+    assert CATALOG[Probe.TCP_RR].cost({"rate_per_s": "10", "request_bytes": "9"}, 2000).network_bytes == 200
+
+
+@pytest.mark.parametrize("probe", NETWORK)
+def test_every_metric_of_the_catalog_is_measured(responder, probe):
+    known = {metric.name for metric in CATALOG[probe].metrics}
+    found = set()
+    for asked in ({}, {"rate_per_s": 100}) if probe is Probe.TCP_RR else ({},):
+        _, result = run(admitted(responder, probe, **asked))
+        found |= set(result.totals)
+        for window in result.windows:
+            found |= {*window.counters, *window.histograms}
+    assert found == known
+
+
+@pytest.mark.parametrize("probe", NETWORK)
+def test_nothing_of_an_execution_stays(responder, probe):
+    assert_no_leak(lambda: run(admitted(responder, probe, duration_ms=10, interval_ms=10)), repeats=30)

@@ -3,6 +3,7 @@
 import dataclasses
 import random
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import duckdb
@@ -237,6 +238,20 @@ class TestQueries:
         assert [first.end_unix_ms, *(one.end_unix_ms for one in reader)] == [10, 20, 30]
         assert ends(two) == [30]
 
+    def test_readers_in_other_threads_see_whole_commits_only(self, store):
+        store.commit(STREAM, [batch(1, window(1), window(2))])
+
+        def read(_):
+            return [ends(store) for _ in range(5)]
+
+        with ThreadPoolExecutor(3) as pool:
+            readings = pool.map(read, range(3))
+            for seq in range(2, 20):
+                store.commit(STREAM, [batch(seq, window(2 * seq - 1), window(2 * seq))])
+            seen = [found for reading in readings for found in reading]
+        assert all(found == list(range(1, len(found) + 1)) and len(found) % 2 == 0 for found in seen)
+        assert ends(store) == list(range(1, 39))
+
     def test_runs_are_listed_latest_first_and_replaced_by_id(self, store):
         early = Run("run-1", "quick", 1.0, RunState.RUNNING, 5, None, Cost(1.0, 0, 0), 1)
         late = dataclasses.replace(early, run_id="run-2", started_unix_ms=6)
@@ -406,6 +421,14 @@ class TestOpening:
         again = reopened(store)
         assert again.notice == ""
         assert [path.name for path in store.path.parent.iterdir() if "unreadable" in path.name] == []
+
+    def test_a_database_that_broke_down_is_opened_anew_by_the_next_call(self, store):
+        store.commit(STREAM, [batch(1)])
+        store._connection.close()  # as after an error DuckDB calls fatal: every statement fails from then on
+        with pytest.raises(StoreError, match="nothing was stored"):
+            store.commit(STREAM, [batch(2)])
+        store.commit(STREAM, [batch(2)])
+        assert ends(store) == [1, 2]
 
     def test_a_folder_that_is_not_there_is_one_clear_line(self, tmp_path):
         with pytest.raises(StoreError, match="No such file"):

@@ -202,12 +202,14 @@ def test_spent_is_what_the_leases_told_and_the_whole_price_where_one_did_not():
     told = past(
         record(Probe.TCP_STREAM, {"sent_bytes": 1_000}, peer),
         record(Probe.TCP_RR, {"transactions": 10}, peer, request_bytes="3"),
-        record(Probe.DISK, {"write_bytes": 5}, file_bytes="100"),
+        record(Probe.DISK, {"write_bytes": 5, "fill_bytes": 100}),
     )
     silent = past(record(Probe.TCP_STREAM, {}, peer, state="failed"))
     assert spent([told], 0) == Spent(1_000 + 40, 105)
     assert spent([told, silent], 0) == Spent(1_040 + 70, 105 + 80)
     assert spent([told], 1_001) == Spent()
+    assert spent([past(record(Probe.DISK, {"read_bytes": 9, "fill_bytes": 3}))], 0) == Spent(0, 3)
+    assert spent([past(record(Probe.DISK, {"write_bytes": 9}))], 0) == Spent(70, 80)
 
 
 def test_a_budget_may_be_used_up_but_not_beyond():

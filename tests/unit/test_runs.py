@@ -145,7 +145,7 @@ def test_a_failure_on_either_end_stops_the_other_and_makes_the_run_partial(side)
     ("reports", "wait_ms", "complaint"),
     [
         ((), 10_000, "b/pod did not report armed within 10 s"),
-        ((LeaseState.ARMED,), 22_000, "a/pod did not report its end within 22 s"),
+        ((LeaseState.ARMED,), 30_000, "a/pod did not report its end within 30 s"),
         ((LeaseState.ARMED, LeaseState.DONE), 10_000, "did not reach the store within 10 s"),
     ],
 )

@@ -22,7 +22,8 @@ from cvmprobe.config.collector import Budgets, Light
 from cvmprobe.model.delivery import Hello
 from cvmprobe.model.endpoint import Endpoint, Path, PeerAddress, Role
 from cvmprobe.model.environment import Confidence, Environment, TeeKind, TeeVerdict
-from cvmprobe.suites import cost, lease_seconds, load_suite
+from cvmprobe.suites import load_suite
+from cvmprobe.suites.price import cost, lease_cost
 
 COUNTS = st.integers(0, 30)
 AMPLE = Budgets(light_operations_per_s=1_000_000, light_bits_per_s=10**12)
@@ -121,7 +122,7 @@ def test_a_run_is_every_step_on_every_pair_or_disk_and_costs_what_was_said(count
     assert {match.target.path for match in network} <= {Path.INTER_NODE}
     assert [match.repeat for match in planned] == sorted(match.repeat for match in planned)
     stated = cost(suite, pair_counts(peers(count)), len(disk_owners(peers(count))))
-    assert stated.seconds == pytest.approx(sum(lease_seconds(match.step) for match in planned))
+    assert stated.seconds == pytest.approx(sum(lease_cost(match.step).seconds for match in planned))
 
 
 def test_static_discovery_knows_only_the_nodes_it_was_told():

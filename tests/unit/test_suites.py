@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from cvmprobe.errors import UsageError
 from cvmprobe.model.endpoint import Path
 from cvmprobe.model.window import Probe
-from cvmprobe.suites import cost, lease_bytes, load_suite, scaled, suite_names
+from cvmprobe.suites import load_suite, scaled, suite_names
 from cvmprobe.suites.load import parse_suite
+from cvmprobe.suites.price import cost, lease_cost
 
 SCALES = st.floats(min_value=0.001, max_value=1)
 
@@ -24,6 +25,16 @@ def test_every_suite_loads_and_keeps_warm_ups_on_interval_borders(name):
         assert omit_ms % suite.interval_ms == 0
         assert step.duration_ms % suite.interval_ms == 0
         assert step.duration_ms >= omit_ms + 2 * suite.interval_ms
+
+
+@pytest.mark.parametrize("name", suite_names())
+def test_every_suite_asks_for_what_engines_can_do(name):
+    for step in load_suite(name).steps:
+        assert lease_cost(step).seconds >= step.duration_ms / 1_000
+        with pytest.raises(UsageError, match="strems"):
+            lease_cost(replace(step, parameters={**step.parameters, "strems": "1"}))
+    with pytest.raises(UsageError, match="api, which no engine"):
+        lease_cost(replace(step, probe=Probe.API))
 
 
 def test_an_unknown_suite_names_those_there_are():
@@ -97,6 +108,6 @@ def test_cost_counts_only_the_pairs_and_volumes_there_are():
 def test_cost_is_the_sum_of_what_its_leases_may_use(scale, repeats):
     suite = replace(scaled(load_suite("quick"), scale), repeats=repeats)
     total = cost(suite, {Path.INTER_NODE: 3}, 2)
-    network = sum(lease_bytes(step) for step in suite.steps if step.path is Path.INTER_NODE)
-    disk = sum(lease_bytes(step) for step in suite.steps if step.path is None)
+    network = sum(lease_cost(step).network_bytes for step in suite.steps if step.path is Path.INTER_NODE)
+    disk = sum(lease_cost(step).disk_write_bytes for step in suite.steps if step.path is None)
     assert (total.network_bytes, total.disk_write_bytes) == (3 * repeats * network, 2 * repeats * disk)

@@ -19,7 +19,8 @@ from cvmprobe.model.assignment import LeaseReport, LeaseState, Plan, Revoke
 from cvmprobe.model.delivery import Heartbeat
 from cvmprobe.model.endpoint import Endpoint
 from cvmprobe.model.run import Run, RunState
-from cvmprobe.suites import cost, load_suite, scaled
+from cvmprobe.suites import load_suite, scaled
+from cvmprobe.suites.price import cost
 
 __all__ = ["Conductor", "interrupted"]
 

@@ -17,14 +17,14 @@ from cvmprobe.model.assignment import Lease, LeaseReport, LeaseState, Revoke, Si
 from cvmprobe.model.endpoint import Endpoint
 from cvmprobe.model.run import LeaseRecord, Step
 from cvmprobe.model.window import Instance
-from cvmprobe.suites import lease_bytes
+from cvmprobe.suites.price import lease_cost
 
 __all__ = ["Command", "Grant", "LeaseProgress", "valid_for_ms"]
 
 _ARM_MS = 10_000
-_SETTLE_MS = 10_000  # hello, drain and the way of the last report
+_SETTLE_MS = 10_000  # beside what the catalog allows: pausing light probes, the way of the last report
 _STORE_MS = 10_000
-_SLOWEST_FILL_BYTES_PER_MS = 5_000
+_SLOWER = 2  # a disk may fill its file at half the speed that the catalog expects
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +46,9 @@ class Grant:
 
 
 def valid_for_ms(step: Step) -> int:
-    """Return how long an initiator may hold the lease: measuring, settling, and filling a scratch file."""
-    filling_ms = int(step.parameters.get("file_bytes", "0")) // _SLOWEST_FILL_BYTES_PER_MS
-    return step.duration_ms + _SETTLE_MS + filling_ms
+    """Return how long an initiator may hold the lease: measuring, and what comes before and after."""
+    around_ms = int(lease_cost(step).seconds * 1_000) - step.duration_ms
+    return step.duration_ms + _SLOWER * around_ms + _SETTLE_MS
 
 
 class LeaseProgress:
@@ -171,6 +171,7 @@ class LeaseProgress:
 
     def _lease(self, side: Side) -> Lease:
         match, step, initiating = self.match, self.match.step, side is Side.INITIATOR
+        price = lease_cost(step)
         return Lease(
             lease_id=self._grant.lease_id,
             run_id=self._grant.run_id,
@@ -184,7 +185,7 @@ class LeaseProgress:
             interval_ms=self._grant.interval_ms,
             duration_ms=step.duration_ms,
             valid_for_ms=valid_for_ms(step) + (0 if initiating else _ARM_MS),
-            max_bytes=lease_bytes(step),
+            max_bytes=price.disk_write_bytes if match.responder is None else price.network_bytes,
             raw_samples=step.raw_samples,
             peer=match.responder.address if initiating and match.responder else None,
             key=self._grant.key,

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from cvmprobe.config.collector import Budgets
 from cvmprobe.errors import RefusedError
+from cvmprobe.model.endpoint import VolumeTarget
 from cvmprobe.model.run import Cost, LeaseRecord, Run
-from cvmprobe.model.window import Probe
 
 __all__ = ["DAY_MS", "Spent", "refuse_beyond", "spent"]
 
@@ -56,17 +56,16 @@ def _refuse(name: str, budget: int, cost: int, used: int) -> None:
 
 def _used(record: LeaseRecord) -> Spent | None:
     """Return what one lease moved or wrote; None where it did not say."""
-    totals, instance = record.totals, record.instance
-    if instance.probe is Probe.DISK:
-        written = totals.get("write_bytes")
-        filled = int(instance.parameters.get("file_bytes", "0"))
-        return None if written is None else Spent(disk_write_bytes=written + filled)
-    if instance.probe is Probe.TCP_RR:
-        transactions = totals.get("transactions")
-        sizes = (int(instance.parameters.get(name, "1")) for name in ("request_bytes", "response_bytes"))
-        return None if transactions is None else Spent(network_bytes=transactions * sum(sizes))
-    sent = totals.get("sent_bytes")
-    return None if sent is None else Spent(network_bytes=sent)
+    totals, parameters = record.totals, record.instance.parameters
+    if isinstance(record.instance.target, VolumeTarget):
+        told = totals.keys() & {"read_bytes", "write_bytes"} and "fill_bytes" in totals
+        return Spent(disk_write_bytes=totals["fill_bytes"] + totals.get("write_bytes", 0)) if told else None
+    if "sent_bytes" in totals:
+        return Spent(network_bytes=totals["sent_bytes"])
+    if "transactions" in totals:
+        both_ways = sum(int(parameters.get(name, "1")) for name in ("request_bytes", "response_bytes"))
+        return Spent(network_bytes=totals["transactions"] * both_ways)
+    return None
 
 
 def _gib(value: int) -> str:

@@ -49,7 +49,7 @@ $(TEST_ENV)/ready: pyproject.toml constraints.txt | preflight
 	@echo "making the test environment"
 	@test -x $(TEST_ENV)/bin/python || $(PYTHON) -m venv $(TEST_ENV)
 	@$(TEST_ENV)/bin/python $(PIP) setuptools cython
-	@$(TEST_ENV)/bin/python -c 'import tomllib; print("\n".join(r for e in tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"].values() for r in e))' > $(TEST_ENV)/requirements.txt
+	@$(TEST_ENV)/bin/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*p["dependencies"], *sum(p["optional-dependencies"].values(), []), sep="\n")' > $(TEST_ENV)/requirements.txt
 	@$(TEST_ENV)/bin/python $(PIP) --requirement $(TEST_ENV)/requirements.txt
 	@touch $@
 
@@ -68,7 +68,7 @@ check: $(TEST_ENV)/ready ## style, types, layers, generated code
 	$(TEST_ENV)/bin/ruff format --check
 	$(TEST_ENV)/bin/mypy
 	PYTHONPATH=agent $(TEST_ENV)/bin/lint-imports
-	$(TEST_ENV)/bin/cython-lint native
+	PATH=$(TEST_ENV)/bin:$$PATH cython-lint native
 
 $(ASAN_ENV)/installed: $(SOURCES) | preflight
 	@echo "building the wheel with AddressSanitizer and UBSan"

@@ -11,6 +11,7 @@ TEST_ENV := build/test/env
 ASAN_ENV := build/asan/env
 BUILD_INPUTS := setup.py pyproject.toml constraints.txt $(wildcard native/*)
 SOURCES := $(BUILD_INPUTS) $(shell find agent/cvmprobe -name '*.py' -o -name '*.pyi' -o -name '*.toml')
+BUF := npx --yes @bufbuild/buf@1.75.0
 PIP = -m pip install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
@@ -69,6 +70,15 @@ check: $(TEST_ENV)/ready ## style, types, layers, generated code
 	$(TEST_ENV)/bin/mypy
 	PYTHONPATH=agent $(TEST_ENV)/bin/lint-imports
 	PATH=$(TEST_ENV)/bin:$$PATH cython-lint native
+	@if command -v npx >/dev/null; then echo "$(BUF) lint"; $(BUF) lint; else echo "SKIP buf lint: there is no npx (Debian: apt-get install npm)"; fi
+
+bench: $(TEST_ENV)/installed ## side by side with iperf3, sockperf and fio; results in build/bench/
+	@$(TEST_ENV)/bin/python tests/bench/record_cost.py
+	@$(TEST_ENV)/bin/python tests/bench/network.py
+	@$(TEST_ENV)/bin/python tests/bench/disk.py
+
+proto: $(TEST_ENV)/ready ## generate agent/cvmprobe/v1 from proto/
+	$(TEST_ENV)/bin/python proto/generate.py
 
 $(ASAN_ENV)/installed: $(SOURCES) | preflight
 	@echo "building the wheel with AddressSanitizer and UBSan"

@@ -11,7 +11,7 @@ from cvmprobe.model.histogram import Histogram
 from cvmprobe.model.query import Summary
 from cvmprobe.model.window import Direction, Flag, Instance, Phase, Probe, Window
 
-__all__ = ["SPOILING", "headlines", "summarize"]
+__all__ = ["SPOILING", "Measurement", "headlines", "summarize"]
 
 SPOILING = frozenset({Flag.OVERRUN, Flag.CUT, Flag.ERROR})  # the harness failed: such a window is in no headline
 

@@ -13,7 +13,7 @@ from cvmprobe.config.agent import AgentSettings
 from cvmprobe.config.collector import CollectorSettings
 from cvmprobe.config.load import Setting, explain
 
-__all__ = ["app"]
+__all__ = ["Program", "app", "explain_settings"]
 
 app = typer.Typer(help="Look at settings.", no_args_is_help=True)
 

@@ -16,7 +16,7 @@ from cvmprobe.model.query import NodeStatus, ProbeStatus
 from cvmprobe.model.run import Run
 from cvmprobe.model.window import Window
 
-__all__ = ["app"]
+__all__ = ["app", "get_nodes", "get_probes", "get_runs", "get_windows"]
 
 app = typer.Typer(help="Ask a collector for its nodes, probes, windows or runs.", no_args_is_help=True)
 

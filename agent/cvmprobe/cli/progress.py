@@ -11,7 +11,7 @@ from cvmprobe.model.assignment import LeaseState
 from cvmprobe.model.run import LeaseRecord, Run
 from cvmprobe.model.window import Instance, Window
 
-__all__ = ["RunDisplay"]
+__all__ = ["RunDisplay", "describe"]
 
 _ENDED: Final = frozenset(state.value for state in LeaseState if state.ended)
 

@@ -14,6 +14,7 @@ __all__ = [
     "METRIC_KEYS",
     "gap_record",
     "hello_record",
+    "instance_record",
     "metric_records",
     "node_record",
     "probe_record",

@@ -13,7 +13,7 @@ from cvmprobe.cli.selection import since_range
 from cvmprobe.errors import UsageError
 from cvmprobe.model.query import SnapshotFormat
 
-__all__ = ["app"]
+__all__ = ["app", "export_snapshot", "show_snapshot"]
 
 app = typer.Typer(help="Write snapshots to files, and look into them.", no_args_is_help=True)
 

@@ -22,7 +22,7 @@ from cvmprobe.model.run import Run, RunState
 from cvmprobe.suites import load_suite, scaled
 from cvmprobe.suites.price import cost
 
-__all__ = ["Conductor", "interrupted"]
+__all__ = ["Conductor", "interrupted", "monotonic_ms", "unix_ms"]
 
 _LOG = logging.getLogger(__name__)
 _TICK_S = 0.2

@@ -23,7 +23,7 @@ from cvmprobe.store import Store
 from cvmprobe.wire.handler import AgentMessage, CollectorMessage
 from cvmprobe.wire.identity import Principal
 
-__all__ = ["HEARTBEAT_MS", "Ingest", "Listener", "declare_unfinished"]
+__all__ = ["HEARTBEAT_MS", "Ingest", "Listener", "declare_unfinished", "open_unfinished"]
 
 HEARTBEAT_MS = 2_000
 

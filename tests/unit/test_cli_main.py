@@ -1,5 +1,6 @@
 """The command as a whole: help, version, one line per error and its exit code."""
 
+import json
 import os
 import subprocess
 import sys
@@ -175,3 +176,13 @@ def test_a_program_that_cannot_run_here_says_so(capsys, monkeypatch, verb, lacki
     monkeypatch.setattr(program, "find_spec", lambda module: None if module == lacking else "there")
     assert main(verb.split()) == 1
     assert message in one_line(capsys)
+
+
+def test_settings_are_explained_before_any_is_set(capsys):
+    assert main(["config", "explain", "agent", "-o", "json"]) == 0
+    settings = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert settings["agent.collector"]["source"] == "required"
+    assert settings["agent.drain_ms"]["value"] == 5_000
+    assert all(row["doc"] for row in settings.values())
+    assert main(["config", "explain", "collector"]) == 0
+    assert "budgets.network_bytes_per_day" in capsys.readouterr().out

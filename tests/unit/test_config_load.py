@@ -148,3 +148,14 @@ def test_explain_tells_value_source_and_doc_and_hides_secrets(file):
 def test_an_empty_secret_is_shown_as_empty():
     rows = {row.name: row for row in explain(Settings, "agent", flags={"collector": "a"})}
     assert rows["agent.token"].value == ""
+
+
+def test_explain_shows_what_must_still_be_set():
+    rows = {row.name: row for row in explain(Settings, "agent")}
+    assert (rows["agent.collector"].value, rows["agent.collector"].source) == (None, "required")
+    assert rows["agent.budgets.streams"].value == 4
+
+
+def test_explain_refuses_what_load_refuses():
+    with pytest.raises(ConfigError, match="collector must be somewhere"):
+        explain(Settings, "agent", flags={"collector": "nowhere"})

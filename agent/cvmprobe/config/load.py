@@ -45,7 +45,7 @@ class Setting:
 
     name: str
     value: object
-    source: str  # "default", "flag", "environment NAME" or the file
+    source: str  # "default", "required", "flag", "environment NAME" or the file
     doc: str
 
 
@@ -82,7 +82,12 @@ def load(
     Raises ConfigError naming the source, the key and the value; for an unknown key also the nearest known one.
     """
     leaves = tuple(_leaves(struct))
-    values = {leaf.name: value for leaf, value, _ in _resolve(leaves, section, file, environ or {}, flags or {})}
+    values: dict[str, object] = {}
+    for leaf, value, _ in _resolve(leaves, section, file, environ or {}, flags or {}):
+        if value is msgspec.NODEFAULT:
+            variable = _variable(section, leaf.name)
+            raise ConfigError(f"{section}.{leaf.name} is not set: give it in the configuration file or as {variable}")
+        values[leaf.name] = value
     return _build(struct, section, values)
 
 
@@ -94,14 +99,23 @@ def explain(
     environ: Mapping[str, str] | None = None,
     flags: Mapping[str, object] | None = None,
 ) -> list[Setting]:
-    """Return every setting of ``section`` with its value, where that came from, and what it is for."""
+    """Return every setting of ``section`` with its value, where that came from, and what it is for.
+
+    One that must be set and is not has the value None and the source ``required``.
+    """
     leaves = tuple(_leaves(struct))
     resolved = list(_resolve(leaves, section, file, environ or {}, flags or {}))
-    _build(struct, section, {leaf.name: value for leaf, value, _ in resolved})
+    if all(value is not msgspec.NODEFAULT for _, value, _ in resolved):
+        _build(struct, section, {leaf.name: value for leaf, value, _ in resolved})
     return [
-        Setting(f"{section}.{leaf.name}", _MASK if leaf.secret and value else value, source, leaf.doc)
-        for leaf, value, source in resolved
+        Setting(f"{section}.{leaf.name}", _shown(leaf, value), source, leaf.doc) for leaf, value, source in resolved
     ]
+
+
+def _shown(leaf: _Leaf, value: object) -> object:
+    if value is msgspec.NODEFAULT:
+        return None
+    return _MASK if leaf.secret and value else value
 
 
 def _leaves(struct: type[msgspec.Struct], prefix: str = "", base: object = None) -> Iterator[_Leaf]:
@@ -140,7 +154,7 @@ def _resolve(
     environ: Mapping[str, str],
     flags: Mapping[str, object],
 ) -> Iterator[tuple[_Leaf, object, str]]:
-    """Yield each leaf with its checked value and the source that won."""
+    """Yield each leaf with its checked value and the source that won; NODEFAULT where it must be given and is not."""
     layers = (
         _from_flags(flags, leaves),
         _from_environment(environ, section, leaves),
@@ -150,11 +164,8 @@ def _resolve(
         given = next((layer[leaf.name] for layer in layers if leaf.name in layer), None)
         if given is not None:
             yield leaf, _convert(given, leaf, section), given.source
-        elif leaf.default is not msgspec.NODEFAULT:
-            yield leaf, leaf.default, "default"
         else:
-            variable = _variable(section, leaf.name)
-            raise ConfigError(f"{section}.{leaf.name} is not set: give it in the configuration file or as {variable}")
+            yield leaf, leaf.default, "required" if leaf.default is msgspec.NODEFAULT else "default"
 
 
 def _from_flags(flags: Mapping[str, object], leaves: Sequence[_Leaf]) -> dict[str, _Given]:

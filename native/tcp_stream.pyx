@@ -149,9 +149,6 @@ cdef class TcpStream(Initiator):
         self._facts["receive"] = "discard" if discard else "copy"
         self._staff(streams + 1, sizeof(stream), stream_loop, NULL)
 
-    def __dealloc__(self):
-        free(self._message)
-
     cdef int _outfit(self, worker *w) except -1:
         cdef stream *s = <stream *>w
         s.session = &self._session
@@ -163,6 +160,10 @@ cdef class TcpStream(Initiator):
         self._count("send_calls", &s.send_calls)
         self._count("retransmitted_segments", &s.path.retransmitted_segments)
         return self._observe("send_call_ns", &s.send_call)
+
+    cdef void _retire(self, worker *w) noexcept nogil:
+        free(self._message)  # with the first worker, for all
+        self._message = NULL
 
     cdef int _open(self) except -1:
         cdef char[TCP_PATH_NAME_BYTES] name

@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 from tests.integration.collector_process import NOW_MS, Agent, Collector, collector, hold, until
 
-from cvmprobe.errors import UsageError
+from cvmprobe.errors import RefusedError, UsageError
+from cvmprobe.model.assignment import Side
 from cvmprobe.model.query import Attachment, Selection, SnapshotFormat, TimeRange
 from cvmprobe.model.run import RunState
 
@@ -141,6 +142,24 @@ async def test_an_agent_that_vanishes_leaves_a_gap_of_unknown_size_until_it_retu
         assert (there.numbered, there.stored, there.pending, there.lost) == (3, 2, 0, 1)
 
 
+async def test_an_agent_killed_in_a_lease_makes_the_run_partial(tmp_path):
+    async with collector(tmp_path) as served, served.client() as client:
+        a, b = Agent(served, "a"), Agent(served, "b", behave=hold)
+        await a.attached()
+        await b.attached()
+        run = await client.start_run("quick", 0.1)
+        await until(lambda: any(lease.side is Side.INITIATOR for lease in b.leases))
+        await b.vanish()
+        again = Agent(served, "b", start="start-2")
+        *_, ended = await wait_for_end(client, run.run_id)
+        assert ended.state is RunState.PARTIAL
+        assert "b/pod has restarted" in ended.detail
+        assert ended.leases_ended == ended.leases_total
+        assert Counter(record.state for record in ended.leases)["done"] >= 2
+        assert again.leases
+        await until(lambda: a.revokes)
+
+
 async def test_sigterm_stops_the_run_and_ends_in_order(tmp_path):
     async with collector(tmp_path) as served:
         agents = [Agent(served, "a", behave=hold), Agent(served, "b", behave=hold)]
@@ -148,7 +167,7 @@ async def test_sigterm_stops_the_run_and_ends_in_order(tmp_path):
             await agent.attached()
         async with served.client() as client:
             await client.start_run("quick", 1)
-            with pytest.raises(UsageError, match="is alive"):
+            with pytest.raises(RefusedError, match="is alive"):
                 await client.start_run("quick", 1)
         await until(lambda: all(agent.leases for agent in agents))
         agents[0].add(agents[0].window(1))
@@ -193,7 +212,7 @@ async def test_without_budgets_no_run_starts(tmp_path):
         agents = [Agent(served, "a"), Agent(served, "b")]
         for agent in agents:
             await agent.attached()
-        with pytest.raises(UsageError, match="network_bytes_per_day = 0"):
+        with pytest.raises(RefusedError, match="network_bytes_per_day = 0"):
             await client.start_run("quick", 1)
         with pytest.raises(UsageError, match="no suite 'quik'"):
             await client.start_run("quik", 1)

@@ -30,12 +30,13 @@ def peer(endpoint, port=1):
     return Peer(endpoint, f"boot-{endpoint.node}", f"start-{endpoint.node}", PeerAddress("10.0.0.1", port))
 
 
-def progress(clock, *, steps=("rr",), peers=(A, B), width=1):
+def progress(clock, *, steps=("rr",), peers=(A, B), width=1, moved=None):
     suite = load_suite("quick")
     suite = replace(suite, steps=tuple(step for step in suite.steps if step.name in steps))
     planned = matches(suite, [peer(endpoint) for endpoint in peers])
     cut = rounds(planned, lambda match: match.machines, width)
-    return RunProgress(suite, 1.0, Cost(1, 2, 3), cut, now_ms=clock, unix_ms=lambda: 5)
+    where = {} if moved is None else moved
+    return RunProgress(suite, 1.0, Cost(1, 2, 3), cut, peer_of=where.get, now_ms=clock, unix_ms=lambda: 5)
 
 
 def answer(lease: Lease, state: LeaseState, **more) -> LeaseReport:
@@ -193,6 +194,43 @@ def test_a_restarted_agent_has_forgotten_its_lease():
     commands = run.present(responder, "another")
     assert run.run.leases[0].detail == f"{responder} has restarted"
     assert any(isinstance(command.message, Lease) for command in commands)
+
+
+def test_after_a_restart_the_leases_to_come_go_where_the_agent_is_now():
+    moved = {}
+    run = progress(Clock(), steps=("rr", "randread"), moved=moved)
+    responder, _ = only(run.start())
+    moved[responder] = Peer(responder, "boot-new", "second", PeerAddress("10.0.0.9", 9))
+    run.absent(responder)
+    commands = run.present(responder, "second")
+    ports = []
+    for command in commands:  # what healthy agents do: no lease to come knows of the start before
+        if isinstance(command.message, Lease) and command.message.side is Side.RESPONDER:
+            assert command.endpoint != responder
+            (started,) = run.report(command.endpoint, answer(command.message, LeaseState.ARMED))
+            ports.append(started.message.peer.port)
+            run.report(responder, answer(started.message, LeaseState.DONE, last_seq=1))
+            assert run.stored(responder, f"start-{responder.node}", 1) == []
+            commands += run.stored(responder, "second", 1)
+    assert ports == [1]
+    assert [record.state for record in run.run.leases[:2]] == ["failed", "done"]
+
+
+def test_a_round_waits_for_an_agent_that_may_return_and_fails_without_one_that_does_not():
+    clock = Clock()
+    run = progress(clock)
+    responder, lease = only(run.start())
+    initiator, started = only(run.report(responder, answer(lease, LeaseState.ARMED)))
+    run.report(initiator, answer(started, LeaseState.DONE, last_seq=1))
+    run.absent(responder)
+    (released,) = run.stored(initiator, f"start-{initiator.node}", 1)
+    assert isinstance(released.message, Revoke)
+    assert run.tick() == []
+    assert len(run.run.leases) == 1
+    clock.ms += 10_000
+    assert run.tick() == []
+    assert run.run.state is RunState.PARTIAL
+    assert run.run.leases[1].detail == f"{responder} is not attached"
 
 
 def test_reports_from_the_wrong_end_or_of_unknown_leases_change_nothing():

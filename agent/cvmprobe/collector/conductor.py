@@ -92,7 +92,9 @@ class Conductor:
         price = cost(suite, pair_counts(peers), len(disk_owners(peers)))
         refuse_beyond(self._budgets, price, spent(self._runs.values(), unix_ms() - DAY_MS))
         cut = rounds(planned, lambda match: match.machines, _LEASES_AT_ONCE)
-        self._active = RunProgress(suite, scale, price, cut, now_ms=monotonic_ms, unix_ms=unix_ms)
+        self._active = RunProgress(
+            suite, scale, price, cut, peer_of=self._roster.peer, now_ms=monotonic_ms, unix_ms=unix_ms
+        )
         started = self._active
         _LOG.info("run %s of suite %s at scale %g: %d leases", started.run_id, suite_name, scale, len(planned))
         self._do(started.start())

@@ -58,9 +58,10 @@ class Roster:
         peers = (self._attached[endpoint].peer for endpoint in sorted(self._attached))
         return [peer for peer in peers if peer is not None]
 
-    def endpoints(self) -> list[Endpoint]:
-        """Return all that are attached, in order."""
-        return sorted(self._attached)
+    def peer(self, endpoint: Endpoint) -> Peer | None:
+        """Return where an endpoint is now; None where it is not attached, or may not be given probes."""
+        attached = self._attached.get(endpoint)
+        return None if attached is None else attached.peer
 
     def send(self, endpoint: Endpoint, message: CollectorMessage) -> bool:
         """Send to one endpoint; False where it is not attached."""

@@ -3,7 +3,9 @@
 import secrets
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+from cvmprobe.collector.discovery import Peer
 from cvmprobe.collector.lease import Command, Grant, LeaseProgress
 from cvmprobe.collector.schedule import Match
 from cvmprobe.model.assignment import LeaseReport, LeaseState
@@ -18,8 +20,9 @@ _ABSENT_MS = 10_000  # as long as an agent goes on with a lease without hearing 
 class RunProgress:
     """Executes the rounds of one run. Every method returns the commands to send.
 
-    ``now_ms`` is a monotonic clock, ``unix_ms`` the wall's. Leases are granted a round at a time; the next
-    round begins when every lease of the one before has ended, well or badly. Nothing is retried.
+    ``now_ms`` is a monotonic clock, ``unix_ms`` the wall's; ``peer_of`` tells where an endpoint is now, for an
+    agent that restarts listens elsewhere. Leases are granted a round at a time; the next round begins when every
+    lease of the one before has ended, well or badly. Nothing is retried.
     """
 
     def __init__(
@@ -29,6 +32,7 @@ class RunProgress:
         cost: Cost,
         rounds: Sequence[Sequence[Match]],
         *,
+        peer_of: Callable[[Endpoint], Peer | None],
         now_ms: Callable[[], int],
         unix_ms: Callable[[], int],
     ) -> None:
@@ -38,6 +42,7 @@ class RunProgress:
         self._cost = cost
         self._waiting = [list(matches) for matches in rounds]
         self._total = sum(len(matches) for matches in rounds)
+        self._peer_of = peer_of
         self._now_ms = now_ms
         self._unix_ms = unix_ms
         self._started_unix_ms = unix_ms()
@@ -102,19 +107,18 @@ class RunProgress:
             [
                 command
                 for lease in self._active
-                for peer in (lease.match.initiator, lease.match.responder)
-                if peer is not None and peer.endpoint == endpoint and peer.start_id != start_id
+                for peer in lease.match.peers
+                if peer.endpoint == endpoint and peer.start_id != start_id
                 for command in lease.fail(f"{endpoint} has restarted")
             ]
         )
 
     def tick(self) -> list[Command]:
         """Look at the clock."""
-        gone = [name for name, since in self._absent_since_ms.items() if self._now_ms() - since >= _ABSENT_MS]
         commands = [command for lease in self._active for command in lease.tick()]
         for lease in self._active:
-            for peer in (lease.match.initiator, lease.match.responder):
-                if peer is not None and peer.endpoint in gone:
+            for peer in lease.match.peers:
+                if peer.endpoint in self._absent_since_ms and not self._may_return(peer.endpoint):
                     commands += lease.fail(f"{peer.endpoint} is not attached")
         return self._advance(commands)
 
@@ -134,17 +138,29 @@ class RunProgress:
     def _advance(self, commands: list[Command]) -> list[Command]:
         """Go on to the next round, or to the end, when the present one is over."""
         self._active = [lease for lease in self._active if not lease.ended]
-        if self.ended or self._active:
-            return commands
-        if not self._waiting:
-            self._finish(*self._verdict())
-            return commands
-        for match in self._waiting.pop(0):
-            grant = Grant(uuid.uuid4().hex, self.run_id, self._suite.interval_ms, secrets.token_bytes(32))
-            lease = self._leases[grant.lease_id] = LeaseProgress(match, grant, self._now_ms)
-            self._active.append(lease)
-            commands = commands + lease.grant()
+        while not self.ended and not self._active:
+            if not self._waiting:
+                self._finish(*self._verdict())
+                break
+            if any(self._may_return(peer.endpoint) for match in self._waiting[0] for peer in match.peers):
+                break  # a tick will look again
+            commands = [*commands, *(command for match in self._waiting.pop(0) for command in self._grant(match))]
         return commands
+
+    def _may_return(self, endpoint: Endpoint) -> bool:
+        since_ms = self._absent_since_ms.get(endpoint)
+        return since_ms is not None and self._now_ms() - since_ms < _ABSENT_MS
+
+    def _grant(self, match: Match) -> list[Command]:
+        peers = [self._peer_of(peer.endpoint) or peer for peer in match.peers]
+        match = replace(match, initiator=peers[0], responder=peers[1] if match.responder else None)
+        grant = Grant(uuid.uuid4().hex, self.run_id, self._suite.interval_ms, secrets.token_bytes(32))
+        lease = self._leases[grant.lease_id] = LeaseProgress(match, grant, self._now_ms)
+        for peer in match.peers:
+            if peer.endpoint in self._absent_since_ms:
+                return lease.fail(f"{peer.endpoint} is not attached")
+        self._active.append(lease)
+        return lease.grant()
 
     def _verdict(self) -> tuple[RunState, str]:
         records = [lease.record for lease in self._leases.values()]

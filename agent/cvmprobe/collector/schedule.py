@@ -42,9 +42,14 @@ class Match:
     responder: Peer | None = None
 
     @property
+    def peers(self) -> tuple[Peer, ...]:
+        """Initiator, and responder where there is one."""
+        return (self.initiator,) if self.responder is None else (self.initiator, self.responder)
+
+    @property
     def machines(self) -> frozenset[str]:
         """Machines that have no other lease meanwhile."""
-        return frozenset(peer.machine for peer in (self.initiator, self.responder) if peer)
+        return frozenset(peer.machine for peer in self.peers)
 
 
 def light_pairs(peers: Sequence[Peer], neighbours: int, turn: int) -> list[tuple[Peer, Peer]]:

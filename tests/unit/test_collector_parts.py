@@ -1,0 +1,141 @@
+"""Small parts of the collector: tokens, certificates, endpoint file, state directory, live windows."""
+
+import asyncio
+import datetime as dt
+import json
+import stat
+from contextlib import suppress
+
+import pytest
+from cryptography import x509
+
+from cvmprobe.collector.certificates import Certificates
+from cvmprobe.collector.daemon import _make_state_dir, _write_endpoint
+from cvmprobe.collector.identity import read_tokens
+from cvmprobe.collector.live import Live
+from cvmprobe.errors import ConfigError
+from cvmprobe.model.endpoint import Endpoint, Role, VolumeTarget
+from cvmprobe.model.query import Missed, Selection
+from cvmprobe.model.window import Direction, Instance, Phase, Probe, Window
+from cvmprobe.wire.identity import Access, Principal
+
+
+@pytest.fixture
+def tokens(tmp_path):
+    path = tmp_path / "tokens.json"
+
+    def write(holders, mode=0o600):
+        path.write_text(holders if isinstance(holders, str) else json.dumps(holders))
+        path.chmod(mode)
+        return path
+
+    return write
+
+
+async def test_tokens_are_those_of_the_file_and_no_others(tokens):
+    known = read_tokens(
+        tokens({"t1": {"name": "n1", "access": "agent", "node": "n1"}, "t2": {"name": "somebody", "access": "viewer"}})
+    )
+    assert await known.authenticate("t1") == Principal("n1", Access.AGENT, "n1")
+    assert await known.authenticate("t2") == Principal("somebody", Access.VIEWER)
+    assert await known.authenticate("t3") is None
+
+
+@pytest.mark.parametrize(
+    ("holders", "mode", "complaint"),
+    [
+        ({}, 0o640, "open to others"),
+        ("[]", 0o600, "tokens file"),
+        ({"s3cret": {"name": "x", "access": "god"}}, 0o600, "access"),
+        ({"s3cret": {"name": "x", "access": "agent"}}, 0o600, "an agent, and nobody else"),
+        ({"s3cret": {"name": "x", "access": "viewer", "node": "n"}}, 0o600, "an agent, and nobody else"),
+        ({"s3cret": {"name": "x", "access": "viewer", "nodes": "n"}}, 0o600, "nodes"),
+    ],
+)
+def test_a_wrong_tokens_file_is_refused_without_telling_a_token(tokens, holders, mode, complaint):
+    with pytest.raises(ConfigError, match=complaint) as refusal:
+        read_tokens(tokens(holders, mode))
+    assert "s3cret" not in str(refusal.value)
+
+
+def test_a_missing_tokens_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"nowhere\.json cannot be read"):
+        read_tokens(tmp_path / "nowhere.json")
+
+
+def test_the_server_certificate_is_kept_for_days_and_renewed_long_before_it_ends(tmp_path):
+    now = [0.0]
+    certificates = Certificates(tmp_path, ["localhost", "127.0.0.1"], lambda: now[0])
+    first = certificates.server_tls()
+    now[0] = 9 * 86_400
+    assert certificates.server_tls() is first
+    now[0] = 11 * 86_400
+    renewed = certificates.server_tls()
+    assert renewed.certificate_pem != first.certificate_pem
+    shown = x509.load_pem_x509_certificate(first.certificate_pem)
+    assert shown.not_valid_after_utc - dt.datetime.now(dt.UTC) > dt.timedelta(days=20)
+    names = shown.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["localhost"]
+    assert Certificates(tmp_path, ["x"]).ca_pem == certificates.ca_pem
+
+
+def test_the_state_directory_is_made_for_us_alone(tmp_path):
+    made = tmp_path / "deep" / "state"
+    _make_state_dir(made)
+    assert stat.S_IMODE(made.stat().st_mode) == 0o700
+    _make_state_dir(made)
+    made.chmod(0o777)
+    with pytest.raises(ConfigError, match="anybody may write"):
+        _make_state_dir(made)
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="cannot be used"):
+        _make_state_dir(tmp_path / "file")
+
+
+def test_the_endpoint_file_is_whole_and_private(tmp_path):
+    path = tmp_path / "endpoint.json"
+    for address in ("127.0.0.1:1", "127.0.0.1:2"):
+        _write_endpoint(path, address, "localhost", b"pem")
+        assert json.loads(path.read_text()) == {"address": address, "server_name": "localhost", "ca_pem": "pem"}
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [entry.name for entry in tmp_path.iterdir()] == ["endpoint.json"]
+
+
+def window(end, node="a", lease="l", repeat=1):
+    instance = Instance(lease, Probe.DISK, Endpoint(node, Role.POD), VolumeTarget("scratch"), Direction.NONE, repeat)
+    return Window(instance, end, 1_000, Phase.STEADY)
+
+
+async def test_a_watcher_gets_what_it_asked_for_and_a_slow_one_is_told_what_it_missed():
+    live = Live()
+    watch = live.watch_windows(Selection(nodes=("a",)).selects)
+    first = asyncio.ensure_future(anext(watch))
+    await asyncio.sleep(0)
+    for end in range(2_000):
+        live.window(window(end))
+        live.window(window(end, node="b"))
+    seen = [await first]
+    with suppress(TimeoutError):
+        while True:
+            seen.append(await asyncio.wait_for(anext(watch), 0.05))
+    missed = sum(item.count for item in seen if isinstance(item, Missed))
+    windows = [item for item in seen if isinstance(item, Window)]
+    assert {item.instance.source.node for item in windows} == {"a"}
+    assert missed > 0
+    assert missed + len(windows) == 2_000
+    assert windows[-1].end_unix_ms == 1_999
+
+
+def test_each_instance_is_listed_once_with_its_last_window_and_the_oldest_are_forgotten():
+    live = Live()
+    for end in (3, 1, 2):
+        live.window(window(end))
+    live.window(window(9, repeat=2), preview=True)
+    first, second = live.probes(lambda instance: True)
+    assert (first.windows, first.last_end_unix_ms) == (3, 3)
+    assert (second.windows, second.last_end_unix_ms) == (0, 9)
+    for number in range(5_000):
+        live.window(window(1, lease=str(number)))
+    listed = live.probes(lambda instance: True)
+    assert len(listed) < 5_000
+    assert "l" not in {status.instance.assignment_id for status in listed}

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "clock.h"
+#include "keepalive.h"
 #include "session.h"
 
 #define INITIATOR_PATIENCE_NS UINT64_C(2000000000) /* without any progress */
@@ -134,6 +135,7 @@ static inline void initiator_keep(struct initiator *s, int fd)
 {
     static const struct timeval slice = {.tv_usec = INITIATOR_SLICE_MS * 1000};
     static const int on = 1;
+    keepalive_set(fd);
     if (!s->answered) {
         s->control = s->hello;
     } else {

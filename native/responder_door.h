@@ -12,6 +12,7 @@
 #include <netinet/in.h>
 
 #include "admission.h"
+#include "keepalive.h"
 #include "responder_session.h"
 
 #define RESPONDER_MAX_HANDSHAKES 128
@@ -251,7 +252,7 @@ static inline int handshake_read(struct responder *r, struct handshake *c, uint6
 
 static inline void responder_accept(struct responder *r, uint64_t now_ns)
 {
-    static const int on = 1, idle_s = 15, every_s = 5, tries = 3;
+    static const int on = 1;
     for (unsigned i = 0; i < RESPONDER_MAX_HANDSHAKES; i++) {
         int fd = accept4(r->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd < 0) {
@@ -259,11 +260,7 @@ static inline void responder_accept(struct responder *r, uint64_t now_ns)
                 r->accept_after_ns = now_ns + RESPONDER_PAUSE_NS;
             return;
         }
-        /* A peer that lost power says nothing; without this its session would stay for a day. */
-        setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
-        setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof idle_s);
-        setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &every_s, sizeof every_s);
-        setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &tries, sizeof tries);
+        keepalive_set(fd);
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
         struct handshake *c = handshake_place(r);
         c->fd = fd;

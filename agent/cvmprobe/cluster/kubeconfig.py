@@ -1,0 +1,208 @@
+"""What a person's kubeconfig gives: a short-lived token of ours, the collector's CA, our pods, and ways into them.
+
+The kubeconfig's own credential goes to the API server and to nobody else.
+"""
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from http import HTTPStatus
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import aiohttp
+import yaml
+from kubernetes.aio import config
+from kubernetes.aio.client import (
+    ApiClient,
+    ApiException,
+    AuthenticationV1TokenRequest,
+    Configuration,
+    CoreV1Api,
+    V1TokenRequestSpec,
+)
+
+from cvmprobe.cluster.publish import CA_KEY, CONFIG_MAP
+from cvmprobe.errors import DeniedError, UnreachableError, UsageError
+
+__all__ = ["Kubeconfig"]
+
+_TIMEOUT_S: Final = 10
+_TOKEN_S: Final = 600
+_PROTOCOL: Final = "v4.channel.k8s.io"  # of a port-forward: each message begins with the number of its channel
+_REFUSALS: Final = (400, 401, 403, 404, 405, 422)  # what another attempt would be answered as well
+_LOG: Final = logging.getLogger("kubernetes.aio.config.kube_config")
+
+
+class Kubeconfig(AbstractAsyncContextManager["Kubeconfig"]):
+    """One context of a person's kubeconfig, read anew each time it is entered; every method asks its API server.
+
+    ``file`` None means $KUBECONFIG, else ~/.kube/config. Entering raises UsageError where it or the context cannot be
+    used. The methods raise DeniedError, or UnreachableError where another attempt may do.
+    """
+
+    def __init__(self, file: Path | None, context: str | None, namespace: str) -> None:
+        self.context = context or ""
+        self.namespace = namespace
+        self._files = str(file or os.environ.get("KUBECONFIG") or Path.home() / ".kube" / "config")
+        self._settings = Configuration()
+
+    async def __aenter__(self) -> Self:
+        """Read the kubeconfig, and ask its credential plugin where it names one."""
+        try:
+            with _outspoken():
+                loader: Any = await config.load_kube_config(  # type: ignore[no-untyped-call]  # it has no types
+                    self._files, self.context or None, self._settings, persist_config=False
+                )
+            self._api = ApiClient(self._settings)
+        except (config.ConfigException, yaml.YAMLError, OSError, ValueError, TypeError, AttributeError) as error:
+            raise UsageError(
+                f"{self._files} cannot be used: {error}; name another with KUBECONFIG, --kubeconfig or --context"
+            ) from error
+        self.context = str(loader.current_context["name"])
+        self._core = CoreV1Api(self._api)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close what is open to the API server."""
+        await self._api.close()  # type: ignore[no-untyped-call]  # it has no types
+
+    async def token(self, service_account: str, audience: str) -> str:
+        """Ask for a 10-minute token of that ServiceAccount; RBAC on serviceaccounts/token decides who gets it."""
+        spec = V1TokenRequestSpec(audiences=[audience], expiration_seconds=_TOKEN_S)
+        answer = await self._ask(
+            f"a token of ServiceAccount {self.namespace}/{service_account}",
+            self._core.create_namespaced_service_account_token,
+            service_account,
+            self.namespace,
+            AuthenticationV1TokenRequest(spec=spec),
+        )
+        return str(answer.status.token)
+
+    async def ca_certificate(self) -> bytes:
+        """Read the collector's CA certificate (PEM) from the ConfigMap it publishes it in."""
+        what = f"ConfigMap {self.namespace}/{CONFIG_MAP}"
+        found = await self._ask(what, self._core.read_namespaced_config_map, CONFIG_MAP, self.namespace)
+        text = (found.data or {}).get(CA_KEY, "")
+        if not text:
+            raise UnreachableError(f"{what} is empty: the collector has not started yet; wait for its pod to be Ready")
+        return str(text).encode()
+
+    async def pod(self, component: str, node: str | None = None) -> str:
+        """Name a running pod of ``component`` (on ``node``, where one is given)."""
+        listed = await self._ask(
+            f"pods in namespace {self.namespace}",
+            self._core.list_namespaced_pod,
+            self.namespace,
+            label_selector=f"app.kubernetes.io/name=cvmprobe,app.kubernetes.io/component={component}",
+        )
+        running = {
+            pod.metadata.name: pod.spec.node_name
+            for pod in listed.items
+            if pod.status.phase == "Running" and not pod.metadata.deletion_timestamp
+        }
+        for name, its_node in running.items():
+            if node in (None, its_node):
+                return str(name)
+        where = f"on node {node} " if node else ""
+        there = f"it runs on {', '.join(sorted(set(running.values())))}" if running else "apply deploy/base, or wait"
+        raise UnreachableError(
+            f"context {self.context}: no {component} of cvmprobe runs {where}in namespace {self.namespace}; {there}"
+        )
+
+    @asynccontextmanager
+    async def forward(self, pod: str, port: int) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+        """Open one connection to a port on the pod's own loopback, as messages of ``v4.channel.k8s.io``."""
+        what = f"port-forward to pod {self.namespace}/{pod}"
+        socket = await self._upgrade(what, pod, port)
+        try:
+            yield socket
+        finally:
+            await socket.close()
+
+    async def _upgrade(self, what: str, pod: str, port: int) -> aiohttp.ClientWebSocketResponse:
+        # The client's own call for this knows neither a proxy nor tls-server-name.
+        _, url, headers, *_ = await self._api.param_serialize(
+            "GET",
+            "/api/v1/namespaces/{namespace}/pods/{pod}/portforward",
+            path_params={"namespace": self.namespace, "pod": pod},
+            query_params=[("ports", str(port))],
+            auth_settings=["BearerToken"],
+        )
+        session = self._api.rest_client.pool_manager or self._api.rest_client._create_pool_manager()  # noqa: SLF001 - as its own websocket client does
+        self._api.rest_client.pool_manager = session
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                return await session.ws_connect(
+                    url,
+                    protocols=[_PROTOCOL],
+                    headers=headers,
+                    proxy=self._settings.proxy,
+                    proxy_headers=self._settings.proxy_headers,
+                    server_hostname=self._settings.tls_server_name,
+                )
+        except aiohttp.WSServerHandshakeError as error:
+            if error.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+                raise DeniedError(f"{what}: {self._refusal(error.status, None)}") from error
+            reason = "the pod is gone" if error.status == HTTPStatus.NOT_FOUND else error.message
+            raise UnreachableError(f"{what}: the API server answers {error.status}: {reason}") from error
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise UnreachableError(f"{what}: {self._silence(error)}") from error
+
+    async def _ask(self, what: str, call: Any, *arguments: Any, **keywords: Any) -> Any:  # the client's models
+        try:
+            return await call(*arguments, **keywords, _request_timeout=_TIMEOUT_S)
+        except ApiException as error:
+            if error.status in _REFUSALS:
+                raise DeniedError(f"{what}: {self._refusal(error.status, error.body)}") from error
+            raise UnreachableError(f"{what}: the API server answers {error.status} {error.reason}") from error
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise UnreachableError(f"{what}: {self._silence(error)}") from error
+
+    def _refusal(self, status: int | None, body: str | None) -> str:
+        """Say what the API server answers, and what to do."""
+        advice = {
+            401: f"it does not accept the credential of context {self.context}; log in to that cluster again",
+            403: f"ask for the Role cvmprobe-viewer or cvmprobe-runner in namespace {self.namespace}",
+            404: "is cvmprobe installed there? Apply deploy/base, or name its --namespace",
+        }
+        parts = [f"the API server answers {status}", _message(body), advice.get(status or 0, "")]
+        return "; ".join(part for part in parts if part)
+
+    def _silence(self, error: Exception) -> str:
+        reason = str(error) or type(error).__name__
+        return f"the API server {self._settings.host} of context {self.context} does not answer ({reason})"
+
+
+def _message(body: str | None) -> str:
+    """Take the sentence for people out of the API server's Status; empty where there is none."""
+    try:
+        status = json.loads(body or "")
+    except ValueError:
+        return ""
+    return str(status.get("message", "")) if isinstance(status, dict) else ""
+
+
+@contextmanager
+def _outspoken() -> Iterator[None]:
+    """Raise what the kubeconfig's loader only logs, such as why a credential plugin failed."""
+    said: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]  # a class in a line
+    _LOG.addHandler(handler)
+    propagate, _LOG.propagate = _LOG.propagate, False
+    try:
+        yield
+    except config.ConfigException as error:
+        raise config.ConfigException("; ".join(said) or str(error)) from error
+    finally:
+        _LOG.propagate = propagate
+        _LOG.removeHandler(handler)
+    if said:
+        raise config.ConfigException("; ".join(said))

@@ -51,7 +51,9 @@ def open_channel(address: str, tls: ClientTls) -> grpc.aio.Channel:
 
 
 def bearer(token: str) -> tuple[tuple[str, str], ...]:
-    """Put a token into a call's metadata."""
+    """Put a token into a call's metadata. UsageError where no header can carry it: gRPC would just break."""
+    if not all("!" <= sign <= "~" for sign in token):
+        raise UsageError("the token holds a blank, a line end or a sign that is not ASCII; is it the right file?")
     return (("authorization", f"Bearer {token}"),) if token else ()
 
 

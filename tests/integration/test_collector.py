@@ -181,6 +181,18 @@ async def test_sigterm_stops_the_run_and_ends_in_order(tmp_path):
             assert await stored_ends(client) == Counter([1])
 
 
+async def test_many_who_connect_at_once_do_not_bring_it_down(tmp_path):
+    async with collector(tmp_path) as served:
+
+        async def ask():
+            async with served.client() as client:
+                return len(await client.list_nodes())
+
+        for _ in range(10):
+            assert await asyncio.gather(*(ask() for _ in range(20))) == [2] * 20
+        assert served.process.returncode is None
+
+
 async def test_it_ends_when_its_stdin_closes(tmp_path):
     async with collector(tmp_path) as served:
         served.process.stdin.close()

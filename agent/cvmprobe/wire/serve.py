@@ -1,5 +1,6 @@
 """The gRPC server of a collector, and of an agent for itself."""
 
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -72,11 +73,27 @@ async def serve(
 
 
 def _credentials(tls: Callable[[], ServerTls]) -> grpc.ServerCredentials:
-    def fetch() -> grpc.ServerCertificateConfiguration:
-        shown = tls()
-        return grpc.ssl_server_certificate_configuration([(shown.private_key_pem, shown.certificate_pem)])
+    """Give credentials that ask ``tls`` at each handshake.
 
-    return grpc.dynamic_ssl_server_credentials(fetch(), fetch)
+    An unchanged certificate must be answered with None: gRPC frees what it replaces, while another handshake may
+    be at work on it, and the process crashes when many connect at once.
+    """
+    shown, lock = tls(), threading.Lock()
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal shown
+        current = tls()
+        with lock:
+            if current == shown:
+                return None
+            shown = current
+        return configuration(current)
+
+    def configuration(current: ServerTls) -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration([(current.private_key_pem, current.certificate_pem)])
+
+    # The stubs leave out that None means unchanged.
+    return grpc.dynamic_ssl_server_credentials(configuration(shown), fetch)  # type: ignore[arg-type] -- see above
 
 
 async def _add_health(server: grpc.aio.Server, services: list[str]) -> None:

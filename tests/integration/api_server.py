@@ -121,7 +121,9 @@ class ApiServer:
                 target = self.ports[request.match_info["name"], port]
                 reader, writer = await asyncio.open_connection("127.0.0.1", target)
             except (KeyError, OSError):
-                await socket.send_bytes(b"\x01" + f"port {port}: connection refused".encode())
+                await socket.send_bytes(
+                    b"\x01" + f"error forwarding port {port} to pod: dial tcp4: connection refused".encode()
+                )
                 return socket
             await _join(socket, reader, writer)
         finally:

@@ -38,7 +38,7 @@ class Tunnel(AbstractAsyncContextManager["Tunnel"]):
 
     async def __aenter__(self) -> Self:
         """Listen; the way is tried by the first connection."""
-        self._server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         return self
 
     async def __aexit__(
@@ -61,11 +61,12 @@ class Tunnel(AbstractAsyncContextManager["Tunnel"]):
             raise RuntimeError("the tunnel is used as a context")
         return f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        relay = asyncio.create_task(self._relay(reader, writer))  # a task of our own may be cancelled without a word
+        self._relays.add(relay)
+        relay.add_done_callback(self._relays.discard)
+
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        relay = asyncio.current_task()
-        if relay is not None:
-            self._relays.add(relay)
-            relay.add_done_callback(self._relays.discard)
         try:
             async with self._kubeconfig.forward(self._pod, self._port) as far:
                 self.trouble = None
@@ -110,7 +111,7 @@ class Tunnel(AbstractAsyncContextManager["Tunnel"]):
                 if channel not in begun:
                     begun.add(channel)
                 elif channel == _ERROR:
-                    raise UnreachableError(f"{self._what()}: {content.decode(errors='replace')}")
+                    raise UnreachableError(f"{self._what()}: {_reason(content.decode(errors='replace'))}")
                 else:
                     writer.write(content)
                     await writer.drain()
@@ -123,6 +124,11 @@ class Tunnel(AbstractAsyncContextManager["Tunnel"]):
 
     def _what(self) -> str:
         return f"port-forward to port {self._port} of pod {self._kubeconfig.namespace}/{self._pod}"
+
+
+def _reason(said: str) -> str:
+    """Say what the kubelet says, without the ways it tried where simply nobody listens."""
+    return "connection refused; is it still starting?" if "connection refused" in said else said
 
 
 async def _send(reader: asyncio.StreamReader, far: aiohttp.ClientWebSocketResponse) -> None:

@@ -8,10 +8,10 @@ import msgspec
 import pytest
 
 from cvmprobe.collector.conductor import Conductor, interrupted
-from cvmprobe.collector.discovery import Peer
 from cvmprobe.collector.plans import Planner
 from cvmprobe.collector.roster import Attached, Roster
 from cvmprobe.collector.spending import Spent, refuse_beyond, spent
+from cvmprobe.collector.ways import Peer
 from cvmprobe.config.collector import Budgets, Light
 from cvmprobe.errors import RefusedError, UsageError
 from cvmprobe.model.assignment import Lease, LeaseReport, LeaseState, Plan, Revoke, Side
@@ -35,8 +35,9 @@ class Agent:
     def __init__(self, conductor, roster, endpoint, start="s1"):
         self.conductor = conductor
         self.received = []
+        stream = StreamKey("local", endpoint, "boot", start)
         peer = Peer(endpoint, "machine", start, PeerAddress("127.0.0.1", 4000))
-        self.attached = Attached(StreamKey("local", endpoint, "boot", start), None, peer, self.received.append, 0)
+        self.attached = Attached(stream, None, lambda: peer, self.received.append, 0)
         roster.add(self.attached)
         conductor.attached(self.attached)
 

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.memory_store import MemoryStore
 
-from cvmprobe.collector.discovery import StaticDiscovery
 from cvmprobe.collector.ingest import Ingest, declare_unfinished
 from cvmprobe.collector.live import Live
 from cvmprobe.collector.query import Query
@@ -77,6 +76,24 @@ class Listener:
         self.heard.append(("stored", start_id, seq))
 
 
+class Surroundings:
+    """One node is expected, and nothing is known of any."""
+
+    cluster = "local"
+
+    def peer(self, hello, principal):
+        return None
+
+    def expected(self):
+        return [A]
+
+    def gone(self, endpoint):
+        return False
+
+    def facts(self, node):
+        return ()
+
+
 class Collector:
     """What ingest needs around it, over a store in memory."""
 
@@ -86,12 +103,12 @@ class Collector:
         self.roster = Roster()
         self.live = Live()
         self.listener = Listener()
+        self.surroundings = Surroundings()
         self.ingest = Ingest(
-            "local",
+            self.surroundings,
             writer=self.writer,
             roster=self.roster,
             live=self.live,
-            discovery=StaticDiscovery({"a": "127.0.0.1"}),
             issue=lambda names: (names[0].encode(), b"key"),
             listener=self.listener,
         )
@@ -103,7 +120,7 @@ class Collector:
             roster=self.roster,
             live=self.live,
             conductor=None,
-            expected=["a"],
+            surroundings=self.surroundings,
             scratch=None,
         )
         (status,) = await query.list_nodes()

@@ -7,9 +7,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from cvmprobe.collector.discovery import Peer
 from cvmprobe.collector.runs import RunProgress
 from cvmprobe.collector.schedule import Match, matches, rounds
+from cvmprobe.collector.ways import Peer
 from cvmprobe.model.assignment import Lease, LeaseReport, LeaseState, Revoke, Side
 from cvmprobe.model.endpoint import Endpoint, PeerAddress, Role
 from cvmprobe.model.run import Cost, RunState
@@ -27,14 +27,14 @@ class Clock:
 
 
 def peer(endpoint, port=1):
-    return Peer(endpoint, f"boot-{endpoint.node}", f"start-{endpoint.node}", PeerAddress("10.0.0.1", port))
+    return Peer(endpoint, f"boot-{endpoint.node}", f"start-{endpoint.node}", PeerAddress("127.0.0.1", port))
 
 
 def progress(clock, *, steps=("rr",), peers=(A, B), width=1, moved=None):
     suite = load_suite("quick")
     suite = replace(suite, steps=tuple(step for step in suite.steps if step.name in steps))
     planned = matches(suite, [peer(endpoint) for endpoint in peers])
-    cut = rounds(planned, lambda match: match.machines, width)
+    cut = rounds(planned, lambda match: match.occupies, width)
     where = {} if moved is None else moved
     return RunProgress(suite, 1.0, Cost(1, 2, 3), cut, peer_of=where.get, now_ms=clock, unix_ms=lambda: 5)
 
@@ -77,7 +77,7 @@ def test_the_initiator_starts_only_after_the_responder_is_armed():
     initiator, started = only(run.report(responder, answer(lease, LeaseState.ARMED)))
     assert initiator == lease.source != responder
     assert started.side is Side.INITIATOR
-    assert started.peer == PeerAddress("10.0.0.1", 1)
+    assert started.peer == PeerAddress("127.0.0.1", 1)
     assert (started.lease_id, started.key) == (lease.lease_id, lease.key)
     assert len(lease.key) == 32
     assert lease.valid_for_ms > started.valid_for_ms > started.duration_ms
@@ -343,7 +343,7 @@ AnyOrder.TestCase.settings = settings(max_examples=40, stateful_step_count=40, d
 test_any_order = AnyOrder.TestCase
 
 
-def test_a_match_names_the_machines_it_needs():
+def test_a_match_occupies_the_nodes_and_the_machines_of_both_ends():
     step = load_suite("quick").steps[0]
     one = Match(step, 1, peer(A), None, peer(B))
-    assert one.machines == {"boot-a", "boot-b"}
+    assert one.occupies == {("node", "a"), ("node", "b"), ("machine", "boot-a"), ("machine", "boot-b")}

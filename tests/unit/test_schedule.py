@@ -1,27 +1,27 @@
 """The schedule: nobody measures twice at once, nobody is left out, and light probes stay O(k n)."""
 
 from dataclasses import replace
-from itertools import permutations
+from itertools import permutations, product
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cvmprobe.collector.discovery import Peer, StaticDiscovery, path_between
 from cvmprobe.collector.plans import Planner, light_probes_allowed
 from cvmprobe.collector.schedule import (
     disk_owners,
+    heavy_ways,
     light_pairs,
+    light_ways,
     matches,
-    pair_counts,
+    path_counts,
     rounds,
     tournament,
     turns_to_cover,
 )
+from cvmprobe.collector.ways import Peer, ways_between
 from cvmprobe.config.collector import Budgets, Light
-from cvmprobe.model.delivery import Hello
 from cvmprobe.model.endpoint import Endpoint, Path, PeerAddress, Role
-from cvmprobe.model.environment import Confidence, Environment, TeeKind, TeeVerdict
 from cvmprobe.suites import load_suite
 from cvmprobe.suites.price import cost, lease_cost
 
@@ -34,7 +34,30 @@ def peer(number: int, *, machine: str | None = None, host: str = "10.0.0.1", rol
 
 
 def peers(count: int) -> list[Peer]:
-    return [peer(number) for number in range(count)]
+    """As in a local run: one agent on each node, all on the loopback."""
+    return [peer(number, host="127.0.0.1") for number in range(count)]
+
+
+def cluster(count: int) -> list[Peer]:
+    """As in Kubernetes: an agent and a peer on each node."""
+    return [
+        peer(number, host=f"10.0.{number}.{place}", role=role)
+        for number in range(count)
+        for place, role in enumerate((Role.POD, Role.PEER))
+    ]
+
+
+def every_way(count: int) -> set[tuple[str, str, Path]]:
+    """What there is to measure between so many nodes with agent and peer: (source, target, path)."""
+    ways = {(f"n{n}/pod", f"n{n}/pod", Path.LOOPBACK) for n in range(count)}
+    ways |= {(f"n{n}/pod", f"n{n}/peer", Path.INTRA_NODE) for n in range(count)}
+    for one, other in permutations(range(count), 2):
+        ways |= {(f"n{one}/pod", f"n{other}/pod", Path.INTER_NODE), (f"n{one}/pod", f"n{other}/peer", Path.SERVICE)}
+    return ways
+
+
+def told(ways) -> list[tuple[str, str, Path]]:
+    return [(str(way.source.endpoint), str(way.target.endpoint), way.path) for way in ways]
 
 
 @given(COUNTS)
@@ -63,31 +86,58 @@ def test_rounds_keep_the_order_the_width_and_occupy_nothing_twice(items, width):
         assert sum(len(item) for item in each) == len(frozenset().union(*each))
 
 
+def nodes(count: int) -> list[str]:
+    return [f"n{number}" for number in range(count)]
+
+
 @given(COUNTS, st.integers(0, 5), st.integers(0, 100))
-def test_light_probes_are_at_most_one_more_than_the_neighbours(count, neighbours, turn):
-    pairs = light_pairs(peers(count), neighbours, turn)
-    assert len(pairs) == len(set(pairs)) <= count * (neighbours + 1)
-    assert all(source != target for source, target in pairs)
-    for one in peers(count):
-        expected = min(count - 1, neighbours + 1)
+def test_each_node_aims_at_itself_its_neighbours_and_one_more(count, neighbours, turn):
+    pairs = light_pairs(nodes(count), neighbours, turn)
+    assert len(pairs) == len(set(pairs)) <= count * (neighbours + 2)
+    for one in nodes(count):
+        expected = min(count, neighbours + 2)
         assert sum(source == one for source, _ in pairs) == expected
         assert sum(target == one for _, target in pairs) == expected
+    assert [source == target for source, target in pairs[:count]] == [True] * count
 
 
 @given(st.integers(2, 20), st.integers(0, 4), st.integers(0, 100))
 def test_turns_cover_every_ordered_pair(count, neighbours, first):
-    turns = turns_to_cover(count, neighbours)
-    seen = {pair for turn in range(first, first + turns) for pair in light_pairs(peers(count), neighbours, turn)}
-    assert seen == set(permutations(peers(count), 2))
+    turns = range(first, first + turns_to_cover(count, neighbours))
+    seen = {pair for turn in turns for pair in light_pairs(nodes(count), neighbours, turn)}
+    assert seen == set(product(nodes(count), repeat=2))
 
 
 @given(st.integers(4, 30), st.data())
 def test_a_node_that_leaves_moves_only_its_own_neighbours(count, data):
-    gone = data.draw(st.sampled_from(peers(count)))
-    before = {pair for pair in light_pairs(peers(count), 2, 0) if gone not in pair}
-    ring_before = {pair for pair in before if pair in set(light_pairs(peers(count), 1, 0))}
-    after = set(light_pairs([one for one in peers(count) if one != gone], 2, 0))
+    gone = data.draw(st.sampled_from(nodes(count)))
+    ring_before = {pair for pair in light_pairs(nodes(count), 1, 0)[: 2 * count] if gone not in pair}
+    after = set(light_pairs([one for one in nodes(count) if one != gone], 2, 0))
     assert len(ring_before - after) <= 2 * 2
+
+
+@given(st.integers(0, 12), st.integers(0, 4), st.integers(0, 20))
+def test_turns_of_light_probes_cover_every_way(count, neighbours, first):
+    turns = range(first, first + turns_to_cover(count, neighbours))
+    each = [told(light_ways(cluster(count), "service", neighbours, turn)) for turn in turns]
+    assert {way for turn in each for way in turn} == every_way(count)
+    assert all(len(turn) == len(set(turn)) for turn in each)
+
+
+@given(st.integers(0, 4))
+def test_up_to_four_nodes_all_ways_are_measured_at_once_within_the_budget_of_the_manifests(count):
+    budgets = Budgets(light_operations_per_s=200, light_bits_per_s=1_000_000)
+    plans = Planner(Light(), budgets, Clock(), "service").plans(cluster(count))
+    planned = {(str(source), str(p.target), p.target.path) for source, plan in plans.items() for p in plan.probes}
+    assert planned == every_way(count)
+
+
+@given(st.integers(0, 8))
+def test_a_run_takes_every_way_once_and_says_how_many_each_path_has(count):
+    ways = heavy_ways(cluster(count), "service")
+    assert sorted(told(ways)) == sorted(every_way(count))
+    paths = [path for *_, path in every_way(count)]
+    assert path_counts(ways) == {path: paths.count(path) for path in paths}
 
 
 def test_disks_of_a_shared_machine_are_measured_once():
@@ -96,41 +146,63 @@ def test_disks_of_a_shared_machine_are_measured_once():
 
 
 @pytest.mark.parametrize(
-    ("source", "target", "path"),
+    ("source", "target", "path", "host"),
     [
-        (peer(1), peer(2), Path.INTER_NODE),
-        (peer(1), peer(2, host="127.0.0.1"), Path.LOOPBACK),
-        (peer(1), peer(2, host="::1"), Path.LOOPBACK),
-        (peer(1), peer(1, role=Role.PEER), Path.INTRA_NODE),
-        (peer(1, role=Role.HOST), peer(2, role=Role.HOST), Path.HOST),
-        (peer(1, role=Role.HOST), peer(2), None),
-        (peer(1), peer(2, role=Role.PEER), None),
-        (peer(1), peer(1), None),
+        (peer(1), peer(2), Path.INTER_NODE, "10.0.0.1"),
+        (peer(1), peer(2, host="127.0.0.1"), Path.LOOPBACK, "127.0.0.1"),
+        (peer(1), peer(2, host="::1"), Path.LOOPBACK, "::1"),
+        (peer(1), peer(1), Path.LOOPBACK, "127.0.0.1"),
+        (peer(1), peer(1, role=Role.PEER), Path.INTRA_NODE, "10.0.0.1"),
+        (peer(1), peer(2, role=Role.PEER), Path.SERVICE, "service"),
+        (peer(1, role=Role.HOST), peer(2, role=Role.HOST), Path.HOST, "10.0.0.1"),
     ],
 )
-def test_the_path_follows_from_roles_nodes_and_address(source, target, path):
-    assert path_between(source, target) is path
+def test_the_path_and_the_host_to_dial_follow_from_roles_nodes_and_address(source, target, path, host):
+    ways = ways_between([source, target], source.endpoint.node, target.endpoint.node, "service")
+    (way,) = {way for way in ways if way.target == target}
+    assert (way.source, way.path) == (source, path)
+    assert way.address == PeerAddress(host, target.address.port)
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        (peer(1, role=Role.HOST), peer(2)),
+        (peer(1, role=Role.PEER), peer(2)),
+        (peer(1, role=Role.PEER), peer(2, role=Role.PEER)),
+        (peer(1, role=Role.PEER), peer(2, role=Role.HOST)),
+    ],
+)
+def test_other_ways_are_not_measured(source, target):
+    assert not ways_between([source, target], source.endpoint.node, target.endpoint.node, "service")
+
+
+def test_without_a_service_nothing_is_measured_through_it():
+    assert {way.path for way in heavy_ways(cluster(3), "")} == {Path.LOOPBACK, Path.INTRA_NODE, Path.INTER_NODE}
+
+
+@given(st.integers(0, 6), st.integers(1, 3), st.booleans())
+def test_no_node_and_no_machine_has_two_leases_at_once(count, width, one_machine):
+    members = [replace(one, machine="m") if one_machine else one for one in cluster(count)]
+    for each in rounds(matches(load_suite("quick"), members, "service"), lambda match: match.occupies, width):
+        taken = [{peer.endpoint.node for peer in match.peers} for match in each]
+        machines = [{peer.machine for peer in match.peers} for match in each]
+        for sets in (taken, machines):
+            assert sum(map(len, sets)) == len(set().union(*sets))
 
 
 @given(st.integers(0, 6), st.integers(1, 3))
-def test_a_run_is_every_step_on_every_pair_or_disk_and_costs_what_was_said(count, repeats):
+def test_a_run_is_every_step_on_every_way_or_disk_and_costs_what_was_said(count, repeats):
     suite = replace(load_suite("quick"), repeats=repeats)
-    planned = matches(suite, peers(count))
+    planned = matches(suite, cluster(count), "service")
     network = [match for match in planned if match.responder]
-    assert len(network) == repeats * 2 * len(list(permutations(range(count), 2)))
+    assert len(network) == repeats * 2 * len(every_way(count))
     assert len(planned) - len(network) == repeats * 2 * count
-    assert {match.target.path for match in network} <= {Path.INTER_NODE}
+    assert {(str(m.initiator.endpoint), str(m.target), m.target.path) for m in network} == every_way(count)
     assert [match.repeat for match in planned] == sorted(match.repeat for match in planned)
-    stated = cost(suite, pair_counts(peers(count)), len(disk_owners(peers(count))))
+    counts = path_counts(heavy_ways(cluster(count), "service"))
+    stated = cost(suite, counts, len(disk_owners(cluster(count))))
     assert stated.seconds == pytest.approx(sum(lease_cost(match.step).seconds for match in planned))
-
-
-def test_static_discovery_knows_only_the_nodes_it_was_told():
-    environment = Environment((), TeeVerdict(TeeKind.NONE, None, None, Confidence.LOW, ()))
-    hello = Hello("1", Endpoint("n1", Role.POD), "boot", "start", 4711, 0, environment)
-    assert StaticDiscovery({}).peer(hello) is None
-    found = StaticDiscovery({"n1": "10.1.1.1"}).peer(hello)
-    assert found == Peer(hello.endpoint, "boot", "start", PeerAddress("10.1.1.1", 4711))
 
 
 class Clock:
@@ -147,8 +219,8 @@ def keys(plans):
 
 @given(st.integers(0, 8), st.integers(0, 3))
 def test_each_light_probe_is_admitted_by_its_target_alone(count, neighbours):
-    plans = Planner(Light(neighbours=neighbours), AMPLE, Clock()).plans(peers(count))
-    assert set(plans) == {one.endpoint for one in peers(count)}
+    plans = Planner(Light(neighbours=neighbours), AMPLE, Clock(), "service").plans(cluster(count))
+    assert set(plans) == {one.endpoint for one in cluster(count)}
     asked = sorted(
         (probe.target.endpoint, probe.probe_id, probe.key) for plan in plans.values() for probe in plan.probes
     )

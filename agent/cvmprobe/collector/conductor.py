@@ -11,7 +11,7 @@ from cvmprobe.collector.lease import Command
 from cvmprobe.collector.plans import Planner
 from cvmprobe.collector.roster import Attached, Roster
 from cvmprobe.collector.runs import RunProgress
-from cvmprobe.collector.schedule import disk_owners, matches, pair_counts, rounds
+from cvmprobe.collector.schedule import disk_owners, heavy_ways, matches, path_counts, rounds
 from cvmprobe.collector.spending import DAY_MS, refuse_beyond, spent
 from cvmprobe.config.collector import Budgets
 from cvmprobe.errors import RefusedError, UsageError
@@ -33,12 +33,19 @@ class Conductor:
     """Implements ``ingest.Listener``. ``keep`` is called with every run at every change, to be stored."""
 
     def __init__(
-        self, roster: Roster, planner: Planner, budgets: Budgets, past: Iterable[Run], keep: Callable[[Run], None]
+        self,
+        roster: Roster,
+        planner: Planner,
+        budgets: Budgets,
+        past: Iterable[Run],
+        keep: Callable[[Run], None],
+        service_host: str = "",
     ) -> None:
         self._roster = roster
         self._planner = planner
         self._budgets = budgets
         self._keep = keep
+        self._service_host = service_host
         self._runs = {run.run_id: run for run in past}
         self._active: RunProgress | None = None
         self._changed = asyncio.Event()
@@ -86,12 +93,12 @@ class Conductor:
             alive = self._active.run
             raise RefusedError(f"run {alive.run_id} of suite {alive.suite} is alive: wait for its end, or cancel it")
         peers = self._roster.peers()
-        planned = matches(suite, peers)
+        planned = matches(suite, peers, self._service_host)
         if not planned:
             raise RefusedError(f"suite {suite_name} finds nothing to measure: {len(peers)} agents are attached")
-        price = cost(suite, pair_counts(peers), len(disk_owners(peers)))
+        price = cost(suite, path_counts(heavy_ways(peers, self._service_host)), len(disk_owners(peers)))
         refuse_beyond(self._budgets, price, spent(self._runs.values(), unix_ms() - DAY_MS))
-        cut = rounds(planned, lambda match: match.machines, _LEASES_AT_ONCE)
+        cut = rounds(planned, lambda match: match.occupies, _LEASES_AT_ONCE)
         self._active = RunProgress(
             suite, scale, price, cut, peer_of=self._roster.peer, now_ms=monotonic_ms, unix_ms=unix_ms
         )

@@ -11,28 +11,26 @@ import json
 import logging
 import os
 import stat
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Collection, Coroutine
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 
 from cvmprobe.collector.certificates import Certificates
 from cvmprobe.collector.conductor import Conductor, interrupted, monotonic_ms, unix_ms
-from cvmprobe.collector.discovery import StaticDiscovery
-from cvmprobe.collector.identity import read_tokens
 from cvmprobe.collector.ingest import Ingest, declare_unfinished
 from cvmprobe.collector.live import Live
 from cvmprobe.collector.plans import Planner
 from cvmprobe.collector.query import Query
 from cvmprobe.collector.roster import Roster
 from cvmprobe.collector.spending import DAY_MS
+from cvmprobe.collector.surroundings import FileSurroundings, Surroundings
 from cvmprobe.collector.writer import Writer
 from cvmprobe.config.collector import CollectorSettings
 from cvmprobe.errors import ConfigError, StoreError
 from cvmprobe.model.run import Run, RunState
 from cvmprobe.store import Store
 from cvmprobe.store.duck import DuckStore
-from cvmprobe.wire.identity import Authenticator
-from cvmprobe.wire.serve import serve
+from cvmprobe.wire.serve import serve, serve_health
 
 __all__ = ["run_collector"]
 
@@ -45,23 +43,40 @@ async def run_collector(settings: CollectorSettings, stop: asyncio.Event) -> Non
     _make_state_dir(settings.state_dir)
     endpoint_file = settings.state_dir / "endpoint.json"
     endpoint_file.unlink(missing_ok=True)
-    authenticator = read_tokens(settings.tokens_file)
     certificates = Certificates(settings.state_dir, settings.names)
+    surrounding = _surrounding(settings, certificates.ca_pem)
+    if settings.ephemeral:
+        _LOG.warning("ephemeral: what is stored in %s ends with this pod; export what must stay", settings.state_dir)
     store = DuckStore(settings.state_dir / "store.duckdb")
     if store.notice:
         _LOG.warning("%s", store.notice)
     try:
         _settle_the_past(store)
-        async with _writing(store) as (writer, writing):
-            await _serve(settings, authenticator, certificates, store, writer, writing, stop)
+        async with AsyncExitStack() as stack:
+            entering = asyncio.create_task(stack.enter_async_context(surrounding))
+            await _until(stop, {entering})
+            if not stop.is_set():
+                writer, writing = await stack.enter_async_context(_writing(store))
+                await _serve(settings, entering.result(), certificates, store, writer, writing, stop)
+            elif not entering.done():
+                entering.cancel()
+                await asyncio.wait({entering})
     finally:
         endpoint_file.unlink(missing_ok=True)
         store.close()
 
 
+def _surrounding(settings: CollectorSettings, ca_pem: bytes) -> AbstractAsyncContextManager[Surroundings]:
+    if settings.identity == "kubernetes":
+        from cvmprobe.collector.in_cluster import in_cluster  # noqa: PLC0415 - its client takes a second to import
+
+        return in_cluster(settings.namespace, ca_pem)
+    return nullcontext(FileSurroundings(settings))
+
+
 async def _serve(
     settings: CollectorSettings,
-    authenticator: Authenticator,
+    surroundings: Surroundings,
     certificates: Certificates,
     store: Store,
     writer: Writer,
@@ -70,14 +85,15 @@ async def _serve(
 ) -> None:
     """Serve until ``stop`` is set, then stop the run that is alive and write all that has arrived."""
     roster, live = Roster(), Live()
-    planner = Planner(settings.light, settings.budgets, monotonic_ms)
-    conductor = Conductor(roster, planner, settings.budgets, store.runs(), lambda run: _keep(writer, run))
+    planner = Planner(settings.light, settings.budgets, monotonic_ms, settings.service_host)
+    conductor = Conductor(
+        roster, planner, settings.budgets, store.runs(), lambda run: _keep(writer, run), settings.service_host
+    )
     ingest = Ingest(
-        settings.cluster,
+        surroundings,
         writer=writer,
         roster=roster,
         live=live,
-        discovery=StaticDiscovery(settings.hosts),
         issue=certificates.issue,
         listener=conductor,
     )
@@ -87,19 +103,20 @@ async def _serve(
         roster=roster,
         live=live,
         conductor=conductor,
-        expected=tuple(settings.hosts),
+        surroundings=surroundings,
         scratch=settings.state_dir,
     )
     async with (
         serve(
             settings.listen,
             certificates.server_tls,
-            authenticator,
+            surroundings.authenticator,
             ingest=ingest,
             probe=query,
             health=True,
             reflection=True,
         ) as port,
+        serve_health(settings.health_listen),
         _background(conductor.run()) as conducting,
         _background(_prune(writer, settings)) as pruning,
     ):
@@ -113,7 +130,7 @@ async def _serve(
             await writer.flush()
 
 
-async def _until(stop: asyncio.Event, works: set[asyncio.Task[None]]) -> None:
+async def _until(stop: asyncio.Event, works: Collection[asyncio.Task[object]]) -> None:
     """Wait for ``stop``; a work that ends before is broken, and its error is ours."""
     stopping = asyncio.create_task(stop.wait())
     try:

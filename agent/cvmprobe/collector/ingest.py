@@ -6,18 +6,20 @@ is acknowledged before it is committed. So numbered = stored + pending + lost, a
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Protocol
 
-from cvmprobe.collector.discovery import Discovery
 from cvmprobe.collector.live import Live
 from cvmprobe.collector.roster import Attached, Roster
+from cvmprobe.collector.surroundings import Surroundings
 from cvmprobe.collector.writer import Writer
 from cvmprobe.errors import DeniedError, StoreError, UnreachableError
 from cvmprobe.model.assignment import LeaseReport
 from cvmprobe.model.delivery import Ack, Batch, Bye, Gap, Hello, Loss, Preview, StreamKey, Welcome
 from cvmprobe.model.endpoint import Endpoint
+from cvmprobe.model.environment import Fact
 from cvmprobe.model.window import Instance, SampleBlock
 from cvmprobe.store import Store
 from cvmprobe.wire.handler import AgentMessage, CollectorMessage
@@ -54,20 +56,18 @@ class Ingest:
 
     def __init__(
         self,
-        cluster: str,
+        surroundings: Surroundings,
         *,
         writer: Writer,
         roster: Roster,
         live: Live,
-        discovery: Discovery,
         issue: Issue,
         listener: Listener,
     ) -> None:
-        self._cluster = cluster
+        self._surroundings = surroundings
         self._writer = writer
         self._roster = roster
         self._live = live
-        self._discovery = discovery
         self._issue = issue
         self._listener = listener
         writer.subscribe(self._acknowledge)
@@ -80,9 +80,11 @@ class Ingest:
         messages: AsyncIterator[AgentMessage],
     ) -> None:
         """Serve one attachment; see ``wire.handler.IngestHandler``."""
-        stream = StreamKey(self._cluster, hello.endpoint, hello.boot_id, hello.start_id)
+        around = self._surroundings
+        hello = _joined(hello, around.facts(hello.endpoint.node))
+        stream = StreamKey(around.cluster, hello.endpoint, hello.boot_id, hello.start_id)
         stored_seq = await self._resume(stream, hello)
-        attached = Attached(stream, hello, self._discovery.peer(hello), send, heard_seq=stored_seq)
+        attached = Attached(stream, hello, lambda: around.peer(hello, principal), send, heard_seq=stored_seq)
         send(self._welcome(hello, stored_seq))
         self._roster.add(attached)
         self._listener.attached(attached)
@@ -189,6 +191,12 @@ def declare_unfinished(store: Store) -> None:
     for stream in store.nodes():
         if stream not in open_already and store.account(stream).numbered is None:
             open_unfinished(store, stream, "the collector ended, and the agent has not come back since")
+
+
+def _joined(hello: Hello, facts: Sequence[Fact]) -> Hello:
+    """Add what others know of the node to what its agent says."""
+    environment = replace(hello.environment, facts=(*hello.environment.facts, *facts))
+    return replace(hello, environment=environment)
 
 
 def _check_source(attached: Attached, instances: Iterable[Instance]) -> None:

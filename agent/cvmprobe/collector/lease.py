@@ -187,6 +187,6 @@ class LeaseProgress:
             valid_for_ms=valid_for_ms(step) + (0 if initiating else _ARM_MS),
             max_bytes=price.disk_write_bytes if match.responder is None else price.network_bytes,
             raw_samples=step.raw_samples,
-            peer=match.responder.address if initiating and match.responder else None,
+            peer=match.address if initiating else None,
             key=self._grant.key,
         )

@@ -12,10 +12,11 @@ from cvmprobe.analysis.summary import summarize
 from cvmprobe.collector.conductor import Conductor
 from cvmprobe.collector.live import Live, Wanted
 from cvmprobe.collector.roster import Roster
+from cvmprobe.collector.surroundings import Surroundings
 from cvmprobe.collector.writer import Writer
 from cvmprobe.errors import StoreError
 from cvmprobe.model.delivery import Hello, StreamKey
-from cvmprobe.model.endpoint import Endpoint, Role
+from cvmprobe.model.endpoint import Endpoint, EndpointTarget
 from cvmprobe.model.query import (
     Attachment,
     Missed,
@@ -27,7 +28,7 @@ from cvmprobe.model.query import (
     TimeRange,
 )
 from cvmprobe.model.run import Run
-from cvmprobe.model.window import SampleBlock, Window
+from cvmprobe.model.window import Instance, SampleBlock, Window
 from cvmprobe.store import Account, Store
 from cvmprobe.store.snapshot import write_snapshot
 
@@ -41,7 +42,7 @@ _CHUNK_BYTES = 256 << 10
 class Query:
     """Implements ``wire.handler.ProbeHandler``.
 
-    ``expected`` are the nodes that should be there; ``scratch`` is where snapshots are made.
+    ``scratch`` is where snapshots are made.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Query:
         roster: Roster,
         live: Live,
         conductor: Conductor,
-        expected: Sequence[str],
+        surroundings: Surroundings,
         scratch: Path,
     ) -> None:
         self._store = store
@@ -60,20 +61,21 @@ class Query:
         self._roster = roster
         self._live = live
         self._conductor = conductor
-        self._expected = [Endpoint(node, Role.POD) for node in expected]
+        self._surroundings = surroundings
         self._scratch = scratch
 
     async def list_nodes(self) -> Sequence[NodeStatus]:
-        """List the newest start of every endpoint, and those that are expected and never came."""
+        """List the newest start of every endpoint that is not gone, and those that are expected and never came."""
         newest = await asyncio.to_thread(_newest, self._store)
-        statuses = {endpoint: self._status(*known) for endpoint, known in newest.items()}
-        for endpoint in self._expected:
+        statuses = {endpoint: self._status(*known) for endpoint, known in newest.items() if not self._gone(endpoint)}
+        for endpoint in self._surroundings.expected():
             statuses.setdefault(endpoint, _never_seen(endpoint))
         return [statuses[endpoint] for endpoint in sorted(statuses)]
 
     async def list_probes(self, selection: Selection) -> Sequence[ProbeStatus]:
-        """List the selected probe instances that run, or last ran."""
-        return self._live.probes(self._wanted(selection))
+        """List the selected probe instances that run, or last ran; none of an endpoint that is gone."""
+        statuses = self._live.probes(self._wanted(selection))
+        return [status for status in statuses if not any(map(self._gone, _endpoints(status.instance)))]
 
     def watch_windows(self, selection: Selection) -> AsyncIterator[Window | Missed]:
         """Yield selected windows from now on: previews of what runs, then the windows themselves."""
@@ -142,6 +144,10 @@ class Query:
         self._conductor.get_run(run_id)
         return lambda instance: selection.selects(instance) and self._conductor.granted(run_id, instance.assignment_id)
 
+    def _gone(self, endpoint: Endpoint) -> bool:
+        """Whether an endpoint is no more: nobody expects it, and its last stream has ended."""
+        return self._surroundings.gone(endpoint) and self._roster.get(endpoint) is None
+
     def _status(self, stream: StreamKey, hello: Hello, account: Account) -> NodeStatus:
         attached = self._roster.of_stream(stream)
         numbered, pending, lost = account.numbered, account.pending, account.lost
@@ -166,6 +172,11 @@ class Query:
             probe_service_port=hello.probe_service_port if attached else 0,
             environment=hello.environment,
         )
+
+
+def _endpoints(instance: Instance) -> tuple[Endpoint, ...]:
+    target = instance.target
+    return (instance.source, target.endpoint) if isinstance(target, EndpointTarget) else (instance.source,)
 
 
 def _newest(store: Store) -> Mapping[Endpoint, tuple[StreamKey, Hello, Account]]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cvmprobe.collector.discovery import Peer
+from cvmprobe.collector.ways import Peer
 from cvmprobe.model.delivery import Hello, StreamKey
 from cvmprobe.model.endpoint import Endpoint
 from cvmprobe.wire.handler import CollectorMessage
@@ -13,11 +13,11 @@ __all__ = ["Attached", "Roster"]
 
 @dataclass(slots=True, eq=False)
 class Attached:
-    """One attachment. ``peer`` is None where the endpoint may not be given probes."""
+    """One attachment. ``locate`` tells where it is reached now; None where it may not be given probes."""
 
     stream: StreamKey
     hello: Hello
-    peer: Peer | None
+    locate: Callable[[], Peer | None]
     send: Callable[[CollectorMessage], None]
     heard_seq: int  # highest number the agent has spoken of
 
@@ -25,6 +25,11 @@ class Attached:
     def endpoint(self) -> Endpoint:
         """Who is attached."""
         return self.stream.endpoint
+
+    @property
+    def peer(self) -> Peer | None:
+        """Where it is reached now."""
+        return self.locate()
 
 
 class Roster:

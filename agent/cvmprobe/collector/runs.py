@@ -5,9 +5,9 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from cvmprobe.collector.discovery import Peer
 from cvmprobe.collector.lease import Command, Grant, LeaseProgress
 from cvmprobe.collector.schedule import Match
+from cvmprobe.collector.ways import Peer
 from cvmprobe.model.assignment import LeaseReport, LeaseState
 from cvmprobe.model.endpoint import Endpoint
 from cvmprobe.model.run import Cost, Run, RunState, Suite

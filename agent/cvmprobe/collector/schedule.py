@@ -1,27 +1,31 @@
-"""Who measures whom, and when: pure functions from a list of peers to pairs, rounds and matches.
+"""Who measures whom, and when: pure functions from a list of peers to ways, rounds and matches.
 
-Light probes   a ring in hash order; each endpoint aims at the next k, and at one further peer that changes
-               every turn:  k = 1, turn 0    A → B, C     turn 1    A → B, D     (ring A B C D)
-Heavy probes   a round-robin tournament (circle method): one player stays, the others move on by a place each
-               round, so that everyone meets everyone once; then the same again with the sides exchanged.
-               Rounds are cut so that no machine has two leases at once.
+Light probes   every node measures the ways within itself, and those to some others: a ring of nodes in hash order,
+               of which each aims at the next k, and at one further node that changes every turn:
+               k = 1, turn 0    A → A, B, C     turn 1    A → A, B, D     (ring A B C D)
+Heavy probes   each node within itself, then a round-robin tournament of the nodes (circle method): one stays, the
+               others move on by a place each round, so that everyone meets everyone once; then the same again with
+               the sides exchanged. Rounds are cut so that nothing has two leases at once.
 """
 
 import hashlib
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from cvmprobe.collector.discovery import Peer, path_between, target_of
-from cvmprobe.model.endpoint import Path, Role, Target, VolumeTarget
+from cvmprobe.collector.ways import Peer, Way, nodes_of, ways_between
+from cvmprobe.model.endpoint import Path, PeerAddress, Role, Target, VolumeTarget
 from cvmprobe.model.run import Step, Suite
 
 __all__ = [
     "Match",
     "disk_owners",
+    "heavy_ways",
     "light_pairs",
+    "light_ways",
     "matches",
-    "pair_counts",
+    "path_counts",
     "rounds",
     "tournament",
     "turns_to_cover",
@@ -33,13 +37,14 @@ _MIN_PLAYERS = 2
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """One lease to be: who measures what, for which step of a suite."""
+    """One lease to be: who measures what, for which step of a suite. ``via``: as in ``Way``."""
 
     step: Step
     repeat: int
     initiator: Peer
     target: Target
     responder: Peer | None = None
+    via: str = ""
 
     @property
     def peers(self) -> tuple[Peer, ...]:
@@ -47,28 +52,45 @@ class Match:
         return (self.initiator,) if self.responder is None else (self.initiator, self.responder)
 
     @property
-    def machines(self) -> frozenset[str]:
-        """Machines that have no other lease meanwhile."""
-        return frozenset(peer.machine for peer in self.peers)
+    def address(self) -> PeerAddress | None:
+        """What the initiator dials; None where there is nobody to dial."""
+        if self.responder is None:
+            return None
+        return PeerAddress(self.via or self.responder.address.host, self.responder.address.port)
+
+    @property
+    def occupies(self) -> frozenset[tuple[str, str]]:
+        """What no other lease may use meanwhile.
+
+        The node, because its agents share its network and their budget; and the machine, because nodes may be
+        containers of one machine, whose CPUs and disks two leases would have to share unseen.
+        """
+        nodes = {("node", peer.endpoint.node) for peer in self.peers}
+        return frozenset(nodes | {("machine", peer.machine) for peer in self.peers})
 
 
-def light_pairs(peers: Sequence[Peer], neighbours: int, turn: int) -> list[tuple[Peer, Peer]]:
-    """Return (source, target) of all light probes in this turn: at most ``neighbours`` + 1 from each peer."""
-    ring = sorted(peers, key=_place)
+def light_pairs(nodes: Sequence[str], neighbours: int, turn: int) -> list[tuple[str, str]]:
+    """Return (source, target) of this turn: each node itself, its neighbours, one more; what is nearest comes first."""
+    ring = sorted(nodes, key=lambda node: hashlib.sha256(node.encode()).digest())
     others = len(ring) - 1
-    offsets = list(range(1, min(neighbours, others) + 1))
+    offsets = list(range(min(neighbours, others) + 1))
     if others > neighbours:
         offsets.append(neighbours + 1 + turn % (others - neighbours))
-    return [(source, ring[(place + offset) % len(ring)]) for place, source in enumerate(ring) for offset in offsets]
+    return [(source, ring[(place + offset) % len(ring)]) for offset in offsets for place, source in enumerate(ring)]
 
 
-def turns_to_cover(peers: int, neighbours: int) -> int:
-    """Return the number of turns after which every ordered pair had a light probe."""
-    return max(1, peers - 1 - neighbours)
+def light_ways(peers: Sequence[Peer], service_host: str, neighbours: int, turn: int) -> list[Way]:
+    """Return the ways that light probes measure in this turn, what is nearest first."""
+    return [
+        way
+        for source, target in light_pairs(nodes_of(peers), neighbours, turn)
+        for way in ways_between(peers, source, target, service_host)
+    ]
 
 
-def _place(peer: Peer) -> bytes:
-    return hashlib.sha256(str(peer.endpoint).encode()).digest()
+def turns_to_cover(nodes: int, neighbours: int) -> int:
+    """Return the number of turns after which every ordered pair of nodes had its light probes."""
+    return max(1, nodes - 1 - neighbours)
 
 
 def tournament(players: Sequence[_T]) -> list[tuple[_T, _T]]:
@@ -110,32 +132,34 @@ def disk_owners(peers: Iterable[Peer]) -> list[Peer]:
     return list(owners.values())
 
 
-def pair_counts(peers: Sequence[Peer]) -> dict[Path, int]:
-    """Return how many ordered pairs each path has."""
-    counts: dict[Path, int] = {}
-    for source, target in tournament(peers):
-        path = path_between(source, target)
-        if path is not None:
-            counts[path] = counts.get(path, 0) + 1
-    return counts
+def heavy_ways(peers: Sequence[Peer], service_host: str) -> list[Way]:
+    """Return all ways in the order in which runs measure them."""
+    nodes = nodes_of(peers)
+    return [
+        way
+        for source, target in [*((node, node) for node in nodes), *tournament(nodes)]
+        for way in ways_between(peers, source, target, service_host)
+    ]
 
 
-def matches(suite: Suite, peers: Sequence[Peer]) -> list[Match]:
+def path_counts(ways: Iterable[Way]) -> Mapping[Path, int]:
+    """Return how many ways each path has."""
+    return Counter(way.path for way in ways)
+
+
+def matches(suite: Suite, peers: Sequence[Peer], service_host: str = "") -> list[Match]:
     """Return every lease of a run in order: repeats apart from each other, phases one after the other."""
     ordered = sorted(peers, key=lambda peer: peer.endpoint)
+    ways = heavy_ways(ordered, service_host)
     return [
         match
         for repeat in range(1, suite.repeats + 1)
         for step in suite.steps
-        for match in _step_matches(step, repeat, ordered)
+        for match in _step_matches(step, repeat, ordered, ways)
     ]
 
 
-def _step_matches(step: Step, repeat: int, peers: Sequence[Peer]) -> list[Match]:
+def _step_matches(step: Step, repeat: int, peers: Sequence[Peer], ways: Sequence[Way]) -> list[Match]:
     if step.volume is not None:
         return [Match(step, repeat, peer, VolumeTarget(step.volume)) for peer in disk_owners(peers)]
-    return [
-        Match(step, repeat, source, aim, target)
-        for source, target in tournament(peers)
-        if (aim := target_of(source, target)) is not None and aim.path is step.path
-    ]
+    return [Match(step, repeat, way.source, way.aim, way.target, way.via) for way in ways if way.path is step.path]

@@ -1,7 +1,7 @@
 """What can be set about a collector; section ``[collector]`` of the configuration file."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -43,18 +43,36 @@ class CollectorSettings(msgspec.Struct, frozen=True, kw_only=True):
     state_dir: Annotated[
         Path, Meta(description="directory of the store, the CA and endpoint.json; made with mode 0700")
     ]
+    identity: Annotated[
+        Literal["tokens", "kubernetes"],
+        Meta(description="who vouches for callers: the tokens file, or the Kubernetes API server we run beside"),
+    ] = "tokens"
     tokens_file: Annotated[
-        Path, Meta(description='who may come in: JSON {"<token>": {"name", "access", "node"}}, mode 0600')
-    ]
+        Path | None,
+        Meta(description='identity tokens: who may come in: JSON {"<token>": {"name", "access", "node"}}, mode 0600'),
+    ] = None
+    namespace: Annotated[
+        str, Meta(min_length=1, description="identity kubernetes: namespace of our pods and ServiceAccounts")
+    ] = "cvmprobe"
+    service_host: Annotated[
+        str, Meta(description="Service before all peers, through which path service is measured; empty: it is not")
+    ] = ""
+    ephemeral: Annotated[bool, Meta(description="say that nothing stored here outlives the collector's pod")] = False
     listen: Annotated[str, Meta(description="host:port served by gRPC over TLS; port 0 takes a free one")] = (
         "127.0.0.1:0"
     )
+    health_listen: Annotated[
+        str, Meta(description="host:port of gRPC health without TLS, for a prober that speaks none; empty: none")
+    ] = ""
     names: Annotated[
         tuple[str, ...], Meta(min_length=1, description="DNS names and IP addresses the certificate is issued for")
     ] = ("localhost", "127.0.0.1")
-    cluster: Annotated[str, Meta(min_length=1, description="name of the cluster in every stored window")] = "local"
+    cluster: Annotated[
+        str, Meta(min_length=1, description="identity tokens: name of the cluster in every stored window")
+    ] = "local"
     hosts: Annotated[
-        dict[str, str], Meta(description="node name -> host its peers reach it at; a node not named is no peer")
+        dict[str, str],
+        Meta(description="identity tokens: node name -> host its peers reach it at; a node not named is no peer"),
     ] = {}
     keep_days: Annotated[int, Meta(ge=1, description="days a stored window is kept")] = 30
     keep_bytes: Annotated[int, Meta(ge=1, description="size of the store above which the oldest windows go")] = 8 << 30

@@ -57,12 +57,15 @@ class Gate(grpc.aio.ServerInterceptor):
         continuation: "Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Request, Response] | None]]",
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "grpc.RpcMethodHandler[Request, Response] | None":
-        """Let the call through, or answer it with UNAUTHENTICATED or PERMISSION_DENIED."""
+        """Let the call through, or answer it with UNAUTHENTICATED, PERMISSION_DENIED, or why nobody can tell."""
         method = handler_call_details.method
         if method in OPEN_METHODS:
             return await continuation(handler_call_details)
         token = _bearer(handler_call_details)
-        principal = await self._authenticator.authenticate(token)
+        try:
+            principal = await self._authenticator.authenticate(token)
+        except ProbeError as error:
+            return _refusal(_status(error), str(error))
         if principal is None:
             reason = "the token is unknown or expired" if token else "no token was sent"
             return _refusal(grpc.StatusCode.UNAUTHENTICATED, reason)
@@ -79,6 +82,10 @@ class Gate(grpc.aio.ServerInterceptor):
         if task is not None:
             self._calls.add(task)
             task.add_done_callback(self._calls.discard)
+
+
+def _status(error: ProbeError) -> grpc.StatusCode:
+    return next(code for kind, code in _STATUS if isinstance(error, kind))
 
 
 def _bearer(details: grpc.HandlerCallDetails) -> str:
@@ -110,8 +117,7 @@ async def _answering(context: grpc.aio.ServicerContext[Request, Response]) -> As
             raise
         await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the token has expired")
     except ProbeError as error:
-        code = next(code for kind, code in _STATUS if isinstance(error, kind))
-        await context.abort(code, str(error))
+        await context.abort(_status(error), str(error))
 
 
 def answered(

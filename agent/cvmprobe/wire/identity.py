@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from cvmprobe.model.endpoint import Role
+
 __all__ = ["METHOD_ACCESS", "OPEN_METHODS", "Access", "Authenticator", "Principal", "StaticTokens", "allowed"]
 
 
@@ -21,11 +23,16 @@ class Access(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """A caller who has proved who it is. ``node`` is set for agents: the only node it may speak for."""
+    """A caller who has proved who it is. ``node`` is set for agents: the only node it may speak for.
+
+    ``role`` is the only role it may have there (None: any); ``pod_uid`` names its pod where Kubernetes vouches for it.
+    """
 
     name: str
     access: Access
     node: str | None = None
+    role: Role | None = None
+    pod_uid: str | None = None
     expires_unix_ms: int | None = None  # its live streams are cut then; None: never
 
     def expired(self) -> bool:
@@ -37,7 +44,10 @@ class Authenticator(Protocol):
     """Turns a bearer token into a principal."""
 
     async def authenticate(self, token: str) -> Principal | None:
-        """Who holds ``token`` ("" when none was sent); None when nobody known does."""
+        """Who holds ``token`` ("" when none was sent); None when nobody known does.
+
+        Raises DeniedError where it is known and may not come in, UnreachableError where nobody can tell now.
+        """
         ...
 
 

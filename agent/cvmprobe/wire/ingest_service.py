@@ -84,6 +84,8 @@ def _admitted(hello: Hello) -> Principal:
     if principal.node is None or principal.node != hello.endpoint.node:
         own = "no node" if principal.node is None else f"node {principal.node}"
         raise DeniedError(f"{principal.name} may speak for {own}, not for {hello.endpoint}")
+    if principal.role not in (None, hello.endpoint.role):
+        raise DeniedError(f"{principal.name} may be {principal.role} on {principal.node}, not {hello.endpoint.role}")
     return principal
 
 

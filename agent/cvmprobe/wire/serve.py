@@ -19,7 +19,7 @@ from cvmprobe.wire.ingest_service import IngestService
 from cvmprobe.wire.probe_service import ProbeService
 from cvmprobe.wire.tls import ServerTls
 
-__all__ = ["serve"]
+__all__ = ["serve", "serve_health"]
 
 _GRACE_S = 0.5  # for calls in flight when the server ends
 _OPTIONS = (
@@ -71,6 +71,28 @@ async def serve(
     finally:
         await server.stop(_GRACE_S)
         await gate.emptied()
+
+
+@asynccontextmanager
+async def serve_health(listen: str) -> AsyncIterator[int]:
+    """Serve grpc.health.v1 alone, without TLS, at ``listen`` within the block; gives the port. Empty: nothing, 0.
+
+    For a prober that speaks no TLS, such as the kubelet. Raises ConfigError when the address cannot be bound.
+    """
+    if not listen:
+        yield 0
+        return
+    server = grpc.aio.server(options=_OPTIONS)
+    await _add_health(server, [])
+    try:
+        port = server.add_insecure_port(listen)
+    except RuntimeError as error:
+        raise ConfigError(f"cannot listen at {listen}: {error}") from error
+    await server.start()
+    try:
+        yield port
+    finally:
+        await server.stop(None)
 
 
 def _credentials(tls: Callable[[], ServerTls]) -> grpc.ServerCredentials:

@@ -1,0 +1,88 @@
+"""Who may be given probes, and by which ways one endpoint reaches another: pure functions of the list of peers.
+
+loopback     pod → itself, never leaving its pod; or → a peer whose address is on the loopback (local run)
+intra_node   pod → the peer pod of its own node
+inter_node   pod → pod of another node
+service      pod → peer pod of another node, through the one Service before all peers
+host         host → host of another node
+"""
+
+import ipaddress
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from cvmprobe.model.endpoint import Endpoint, EndpointTarget, Path, PeerAddress, Role
+
+__all__ = ["Peer", "Way", "nodes_of", "ways_between"]
+
+_LOOPBACK: Final = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """An attached endpoint that may be given probes. Peers of one ``machine`` (boot id) share its CPUs and disks."""
+
+    endpoint: Endpoint
+    machine: str
+    start_id: str
+    address: PeerAddress
+
+    @property
+    def is_on_loopback(self) -> bool:
+        """Whether it is reached without leaving the machine."""
+        try:
+            return ipaddress.ip_address(self.address.host).is_loopback
+        except ValueError:  # a name
+            return self.address.host == "localhost"
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How ``source`` reaches ``target``. ``via`` is the host dialed in place of the target's own; empty: its own."""
+
+    source: Peer
+    target: Peer
+    path: Path
+    via: str = ""
+
+    @property
+    def aim(self) -> EndpointTarget:
+        """The target as the source aims at it."""
+        return EndpointTarget(self.target.endpoint, self.path)
+
+    @property
+    def address(self) -> PeerAddress:
+        """What the source dials."""
+        return PeerAddress(self.via or self.target.address.host, self.target.address.port)
+
+
+def nodes_of(peers: Iterable[Peer]) -> list[str]:
+    """Return the names of all nodes, in order."""
+    return sorted({peer.endpoint.node for peer in peers})
+
+
+def ways_between(peers: Sequence[Peer], source: str, target: str, service_host: str = "") -> list[Way]:
+    """Return the ways from node ``source`` to node ``target``, which may be the same.
+
+    ``service_host`` is the name of the Service before all peers; without one nothing is measured through it.
+    """
+    sources = [peer for peer in peers if peer.endpoint.node == source]
+    targets = [peer for peer in peers if peer.endpoint.node == target]
+    return [way for one in sources for other in targets for way in _ways(one, other, service_host)]
+
+
+def _ways(source: Peer, target: Peer, service_host: str) -> Iterator[Way]:
+    roles = source.endpoint.role, target.endpoint.role
+    near = source.endpoint.node == target.endpoint.node
+    if roles == (Role.POD, Role.POD) and near:
+        if not target.is_on_loopback:  # else its neighbours on the loopback show the same
+            yield Way(source, target, Path.LOOPBACK, _LOOPBACK)
+    elif roles == (Role.POD, Role.POD):
+        yield Way(source, target, Path.LOOPBACK if target.is_on_loopback else Path.INTER_NODE)
+    elif roles == (Role.POD, Role.PEER) and near:
+        yield Way(source, target, Path.INTRA_NODE)
+    elif roles == (Role.POD, Role.PEER) and service_host:
+        yield Way(source, target, Path.SERVICE, service_host)
+    elif roles == (Role.HOST, Role.HOST) and not near:
+        yield Way(source, target, Path.HOST)

@@ -1,6 +1,6 @@
 """Whatever arrives on a responder's port, nobody but the holder of a key is answered, and its session goes on.
 
-python -m pytest tests/fuzz --hypothesis-seed=random      100 times the examples: CVMPROBE_FUZZ=100
+CVMPROBE_FUZZ=100 python -m pytest tests/fuzz/test_hello.py     100 times as many examples
 """
 
 import contextlib

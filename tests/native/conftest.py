@@ -1,8 +1,9 @@
-"""A place on a real disk for the tests that measure one."""
+"""What native tests stand on: a place on a real disk, and a responder."""
 
 import pytest
 
 from cvmprobe.errors import ProbeError
+from cvmprobe.native.responder import Responder
 from cvmprobe.probes import scratch
 
 MIB = 1 << 20
@@ -30,3 +31,11 @@ def make_scratch(disk_dir):
     yield make
     for file in made:
         file.close()
+
+
+@pytest.fixture
+def responder():
+    """A responder that admits nobody yet."""
+    found = Responder("127.0.0.1")
+    yield found
+    found.close()

@@ -10,19 +10,11 @@ from tests.native.leaks import assert_no_leak
 from tests.native.slow_session import SlowResponder, Ticket, read_exactly, slow_responder, until
 
 from cvmprobe.errors import UsageError
-from cvmprobe.native.responder import Responder
 from cvmprobe.native.tcp_rr import TcpRr
 
 PLENTY = 1 << 40
 STOP_BOUND_S = 5
 WAITS = pytest.mark.parametrize("spin", [False, True], ids=["block", "spin"])
-
-
-@pytest.fixture
-def responder():
-    found = Responder("127.0.0.1")
-    yield found
-    found.close()
 
 
 def rr_to(port, ticket, **parameters) -> TcpRr:

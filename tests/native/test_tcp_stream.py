@@ -13,19 +13,11 @@ from tests.native.leaks import assert_no_leak
 from tests.native.slow_session import SlowResponder, Ticket, count_bytes, slow_responder, until
 
 from cvmprobe.errors import DeniedError, UnreachableError, UsageError, WireError
-from cvmprobe.native.responder import Responder
 from cvmprobe.native.tcp_stream import TcpStream
 
 PLENTY = 1 << 40
 STOP_BOUND_S = 5  # the promise is 200 ms; a loaded machine may be late, a stop that does not act is not
 INTERVAL_MS = 50
-
-
-@pytest.fixture
-def responder():
-    found = Responder("127.0.0.1")
-    yield found
-    found.close()
 
 
 def stream_to(port, ticket, **parameters) -> TcpStream:

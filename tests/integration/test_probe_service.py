@@ -167,6 +167,27 @@ async def test_a_watcher_gets_what_it_selected_and_leaves_no_trace(world):
         await until(lambda: not node.samples.watched)
 
 
+async def test_a_watcher_that_is_let_in_misses_nothing_from_then_on(world):
+    node, opened = MemoryNode(), asyncio.Event()
+    async with world.serve(probe=node) as port, client(world, port) as probes:
+        async with aclosing(probes.watch_windows(EVERYTHING, opened)) as windows:
+            first = asyncio.ensure_future(anext(windows))
+            await asyncio.wait_for(opened.wait(), 20)
+            assert await probes.list_probes(EVERYTHING)  # as long as any question takes
+            node.windows.publish(a_window(1))
+            assert await first == a_window(1)
+
+
+async def test_a_watcher_that_is_not_let_in_is_told(world):
+    opened = asyncio.Event()
+    async with world.serve(probe=MemoryNode()) as port:
+        tls, address = world.client_tls, f"127.0.0.1:{port}"
+        async with ProbeClient(address, tls, "agent-a", "the collector") as probes:
+            with pytest.raises(DeniedError, match=r"^the collector refuses: agent a .* may not call"):
+                await anext(probes.watch_windows(EVERYTHING, opened))
+    assert not opened.is_set()
+
+
 async def test_a_stalled_watcher_loses_with_a_count_and_slows_nobody(world):
     node = MemoryNode(depth=16)
     big = {f"{number}{'x' * 90}": number for number in range(200)}  # about 20 kB each
@@ -205,7 +226,7 @@ async def test_the_end_of_the_server_ends_its_watchers(world):
         first = asyncio.ensure_future(anext(probes.watch_windows(EVERYTHING)))
         await until(lambda: node.windows.watched)
     assert not node.windows.watched
-    with pytest.raises(WireError):
+    with pytest.raises(UnreachableError):
         await first
     with pytest.raises(UnreachableError, match=rf"^127.0.0.1:{port} cannot be reached; is it running"):
         await probes.list_nodes()

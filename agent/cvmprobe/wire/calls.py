@@ -144,6 +144,7 @@ def streamed(
     @functools.wraps(method)
     async def call(service: Service, request: Request, context: grpc.aio.ServicerContext[Request, Response]) -> None:
         async with _answering(context), aclosing(method(service, request)) as responses:
+            await context.send_initial_metadata(())  # the caller is let in: from now on nothing is missed
             async for response in responses:
                 await context.write(response)
 

@@ -1,5 +1,6 @@
 """The client of ProbeService: the methods of ProbeHandler, at a collector or an agent."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from types import TracebackType
@@ -55,11 +56,11 @@ class ProbeClient:
 
     The methods are those of ``wire.handler.ProbeHandler``, which see. Each raises UnreachableError,
     DeniedError, UsageError (the request is wrong, or this server does not serve it) or WireError, with one line
-    fit to be shown. A call is not repeated by itself.
+    fit to be shown, in which the server is called ``name`` (default: its address). A call is not repeated by itself.
     """
 
-    def __init__(self, address: str, tls: ClientTls, token: str) -> None:
-        self._address = address
+    def __init__(self, address: str, tls: ClientTls, token: str, name: str | None = None) -> None:
+        self._name = name or address
         self._metadata = bearer(token)
         self._channel = open_channel(address, tls)
         self._stub = ProbeServiceStub(self._channel)
@@ -90,10 +91,12 @@ class ProbeClient:
 
         return await _all(page, lambda response: each("probes", decode_probe, response.probes))
 
-    def watch_windows(self, selection: Selection) -> AsyncGenerator[Window | Missed, None]:
-        """Yield selected windows from now on, and where some did not reach us."""
+    def watch_windows(
+        self, selection: Selection, opened: asyncio.Event | None = None
+    ) -> AsyncGenerator[Window | Missed, None]:
+        """Yield selected windows from now on, and where some did not reach us; now is when ``opened`` is set."""
         request = wire.WatchWindowsRequest(selection=encode_selection(selection))
-        return self._follow(self._stub.WatchWindows, request, _window_or_missed)
+        return self._follow(self._stub.WatchWindows, request, _window_or_missed, opened)
 
     def watch_samples(self, selection: Selection) -> AsyncGenerator[SampleBlock | Missed, None]:
         """Yield raw samples of the selected instances from now on."""
@@ -161,20 +164,24 @@ class ProbeClient:
         try:
             return await method(request, metadata=self._metadata, timeout=_ANSWER_S)
         except grpc.aio.AioRpcError as error:
-            raise in_words(error, self._address) from error
+            raise in_words(error, self._name) from error
 
     async def _follow(
         self,
         method: grpc.aio.UnaryStreamMultiCallable[Request, Response],
         request: Request,
         decode: Callable[[Response], T],
+        opened: asyncio.Event | None = None,
     ) -> AsyncGenerator[T, None]:
         call = method(request, metadata=self._metadata)
         try:
+            if opened is not None:
+                await call.wait_for_connection()
+                opened.set()
             async for response in call:
                 yield decode(response)
         except grpc.aio.AioRpcError as error:
-            raise in_words(error, self._address) from error
+            raise in_words(error, self._name) from error
         finally:
             call.cancel()
 

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections import Counter
+from contextlib import aclosing
 
 import pytest
 from tests.integration.collector_process import NOW_MS, Agent, Collector, collector, hold, until
@@ -205,17 +206,15 @@ async def test_live_windows_samples_and_heartbeats_reach_those_who_wait(tmp_path
         agent = Agent(served, "a")
         await agent.attached()
         await until(lambda: agent.heartbeats and agent.plans)
-        watch = client.watch_windows(ALL)
-        first = asyncio.ensure_future(anext(watch))
-        end = 0
-        while not first.done():  # a watch sees what comes after it began, and nothing says when that is
-            end += 1
-            agent.add(agent.window(end))
-            await asyncio.sleep(0.02)
-        assert (await first).instance.source == agent.endpoint
-        await watch.aclose()
+        opened = asyncio.Event()
+        async with aclosing(client.watch_windows(ALL, opened)) as watch:
+            first = asyncio.ensure_future(anext(watch))
+            await asyncio.wait_for(opened.wait(), 20)
+            agent.add(agent.window(1))
+            assert await asyncio.wait_for(first, 20) == agent.window(1)
+            assert [window async for window in client.query_windows(ALL, ALWAYS)] == [agent.window(1)]
         (probe,) = await client.list_probes(ALL)
-        assert probe.windows >= 1
+        assert probe.windows == 1
         await agent.bye()
 
 

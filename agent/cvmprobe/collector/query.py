@@ -2,8 +2,8 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing, suppress
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -85,12 +85,16 @@ class Query:
         """Yield raw operations of the selected instances from now on."""
         return self._live.watch_samples(self._wanted(selection))
 
-    def query_windows(self, selection: Selection, span: TimeRange) -> AsyncIterator[Window]:
-        """Yield stored windows by time."""
-        return _in_thread(self._store.windows(selection, span), _CHUNK_WINDOWS)
+    async def query_windows(self, selection: Selection, span: TimeRange) -> AsyncIterator[Window]:
+        """Yield stored windows by time, with all that a watcher has seen so far."""
+        await self._written()
+        async with aclosing(_in_thread(self._store.windows(selection, span), _CHUNK_WINDOWS)) as windows:
+            async for window in windows:
+                yield window
 
     async def summarize(self, selection: Selection, span: TimeRange) -> Sequence[Summary]:
         """Summarize the selected stored windows."""
+        await self._written()
         return await asyncio.to_thread(lambda: summarize(self._store.windows(selection, span)))
 
     async def start_run(self, suite: str, scale: float) -> Run:
@@ -119,8 +123,7 @@ class Query:
         """Yield the bytes of a snapshot of one run, or of a time range; nothing of it stays here."""
         if run_id is not None:
             self._conductor.get_run(run_id)
-        with suppress(StoreError):  # what cannot be stored now is in no snapshot, and its gaps say so
-            await self._writer.flush()
+        await self._written()
         with tempfile.TemporaryDirectory(prefix="export-", dir=self._scratch) as directory:
             path = Path(directory) / f"snapshot.{snapshot_format}"
             await asyncio.to_thread(
@@ -135,6 +138,11 @@ class Query:
             with path.open("rb") as file:
                 while chunk := await asyncio.to_thread(file.read, _CHUNK_BYTES):
                     yield chunk
+
+    async def _written(self) -> None:
+        """Wait for what has arrived to be stored; what cannot be stored now is in no answer, and its gaps say so."""
+        with suppress(StoreError):
+            await self._writer.flush()
 
     def _wanted(self, selection: Selection) -> Wanted:
         """Windows do not know their run; the run knows its leases."""
@@ -199,7 +207,7 @@ def _never_seen(endpoint: Endpoint) -> NodeStatus:
     )
 
 
-async def _in_thread(items: Iterator[_T], chunk: int) -> AsyncIterator[_T]:
+async def _in_thread(items: Iterator[_T], chunk: int) -> AsyncGenerator[_T, None]:
     """Step through a blocking iterator a chunk at a time, off the event loop."""
     while taken := await asyncio.to_thread(lambda: list(islice(items, chunk))):
         for item in taken:

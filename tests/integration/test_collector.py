@@ -79,7 +79,9 @@ async def test_kills_of_the_collector_lose_nothing_acked_and_store_nothing_twice
                 await asyncio.sleep(0.002)
             claimed = agent.acked
             await served.kill()
+            (served.state / "export-cut-off").mkdir()
             await served.start()
+            assert not (served.state / "export-cut-off").exists()
             await agent.attached()
             assert agent.welcomes[-1].stored_seq >= claimed
         await until(lambda: agent.acked == agent.last_seq)
@@ -108,7 +110,7 @@ async def test_a_run_cut_off_by_a_kill_is_interrupted_and_its_lease_revoked(tmp_
         async with served.client() as client:
             (kept,) = await client.list_runs()
             assert (kept.run_id, kept.state) == (run.run_id, RunState.INTERRUPTED)
-            assert kept.leases_ended == len(kept.leases)
+            assert kept.leases_ended == len(kept.leases) == 1
             for agent in agents:
                 await agent.attached()
                 hold(agent, agent.leases[0])  # as an agent repeats after a re-attach

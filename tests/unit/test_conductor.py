@@ -2,7 +2,6 @@
 
 import asyncio
 from dataclasses import replace
-from itertools import pairwise
 
 import msgspec
 import pytest
@@ -73,17 +72,25 @@ def with_agents(budgets=BUDGETS):
 
 
 async def test_agents_get_plans_as_they_come_and_none_twice():
-    conductor, (a, b), _ = with_agents()
+    conductor, roster, _ = conduct()
+    a = Agent(conductor, roster, A)
+    conductor.tick()
+    b = Agent(conductor, roster, B)
+    conductor.tick()
     assert [len(plan.probes) for plan in a.got(Plan)] == [0, 1]
     (plan,) = b.got(Plan)
     assert plan.probes[0].target == EndpointTarget(A, Path.LOOPBACK)
     assert a.got(Plan)[-1].admissions[0].key == plan.probes[0].key
     conductor.attached(a.attached)
+    conductor.tick()
     assert len(a.got(Plan)) == 2
     assert len(b.got(Plan)) == 1
+    again = Agent(conductor, roster, B, start="s2")
+    conductor.tick()
+    assert len(again.got(Plan)) == 1
 
 
-async def test_a_run_goes_from_lease_to_lease_and_is_kept_at_every_change():
+async def test_a_run_goes_from_lease_to_lease_and_is_kept_with_each_lease():
     conductor, agents, kept = with_agents()
     run = conductor.start_run("quick", 0.1)
     assert run.state is RunState.RUNNING
@@ -95,7 +102,9 @@ async def test_a_run_goes_from_lease_to_lease_and_is_kept_at_every_change():
     assert ended.scale == 0.1
     assert kept[0].state is RunState.RUNNING
     assert kept[-1] == ended
-    assert all(one != other for one, other in pairwise(kept))
+    outlines = [(len(one.leases), one.leases_ended) for one in kept]
+    assert outlines == sorted(set(outlines))
+    assert {started for started, _ in outlines} == set(range(1, 7))
     assert conductor.list_runs() == [ended]
     again = conductor.start_run("quick", 0.1)
     assert again.run_id != run.run_id

@@ -30,7 +30,10 @@ _LEASES_AT_ONCE = 1  # more only where pairs measured alone and together agreed,
 
 
 class Conductor:
-    """Implements ``ingest.Listener``. ``keep`` is called with every run at every change, to be stored."""
+    """Implements ``ingest.Listener``.
+
+    ``keep`` is called with a run to be stored, whenever a lease of it was granted or has ended, or the run has.
+    """
 
     def __init__(
         self,
@@ -50,22 +53,30 @@ class Conductor:
         self._active: RunProgress | None = None
         self._changed = asyncio.Event()
         self._plans: dict[Endpoint, tuple[Attached, Plan]] = {}
+        self._plans_due = False
+        self._next_heartbeat_ms = monotonic_ms()
 
     async def run(self) -> None:
-        """Keep time until cancelled: heartbeats, plans, deadlines."""
-        next_heartbeat_ms = monotonic_ms()
+        """Keep time until cancelled."""
         while True:
-            if monotonic_ms() >= next_heartbeat_ms:
-                self._roster.broadcast(Heartbeat())
-                self._hand_out_plans()
-                next_heartbeat_ms += HEARTBEAT_MS
-            if self._active is not None:
-                self._do(self._active.tick())
+            self.tick()
             await asyncio.sleep(_TICK_S)
 
+    def tick(self) -> None:
+        """Look at the clock: heartbeats, plans, deadlines. Agents that come together get their plans together."""
+        if monotonic_ms() >= self._next_heartbeat_ms:
+            self._roster.broadcast(Heartbeat())
+            self._next_heartbeat_ms = monotonic_ms() + HEARTBEAT_MS
+            self._plans_due = True
+        if self._plans_due:
+            self._hand_out_plans()
+            self._plans_due = False
+        if self._active is not None:
+            self._do(self._active.tick())
+
     def attached(self, attached: Attached) -> None:
-        """Give a new agent its plan, and a run its agent back."""
-        self._hand_out_plans()
+        """See that a new agent gets its plan, and a run its agent back."""
+        self._plans_due = True
         if self._active is not None:
             self._do(self._active.present(attached.endpoint, attached.stream.start_id))
 
@@ -156,10 +167,12 @@ class Conductor:
         if self._active.ended:
             self._active = None
             _LOG.info("run %s is %s: %s", run.run_id, run.state, run.detail or "complete")
-        if self._runs.get(run.run_id) == run:
+        known = self._runs.get(run.run_id)
+        if known == run:
             return
         self._runs[run.run_id] = run
-        self._keep(run)
+        if known is None or _outline(known) != _outline(run):
+            self._keep(run)
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
@@ -199,6 +212,10 @@ def monotonic_ms() -> int:
 def unix_ms() -> int:
     """Return wall time in ms."""
     return time.time_ns() // 1_000_000
+
+
+def _outline(run: Run) -> tuple[RunState, int, int]:
+    return run.state, len(run.leases), run.leases_ended
 
 
 def _alike(one: Plan, other: Plan) -> bool:

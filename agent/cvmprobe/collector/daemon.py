@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import os
+import shutil
 import stat
 from collections.abc import AsyncIterator, Collection, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
@@ -20,7 +21,7 @@ from cvmprobe.collector.conductor import Conductor, interrupted, monotonic_ms, u
 from cvmprobe.collector.ingest import Ingest, declare_unfinished
 from cvmprobe.collector.live import Live
 from cvmprobe.collector.plans import Planner
-from cvmprobe.collector.query import Query
+from cvmprobe.collector.query import EXPORTS, Query
 from cvmprobe.collector.roster import Roster
 from cvmprobe.collector.spending import DAY_MS
 from cvmprobe.collector.surroundings import FileSurroundings, Surroundings
@@ -42,7 +43,7 @@ async def run_collector(settings: CollectorSettings, stop: asyncio.Event) -> Non
     """Run a collector until ``stop`` is set. Raises ConfigError or StoreError when it cannot start."""
     _make_state_dir(settings.state_dir)
     endpoint_file = settings.state_dir / "endpoint.json"
-    endpoint_file.unlink(missing_ok=True)
+    _sweep(settings.state_dir, endpoint_file)
     certificates = Certificates(settings.state_dir, settings.names)
     surrounding = _surrounding(settings, certificates.ca_pem)
     if settings.ephemeral:
@@ -128,6 +129,13 @@ async def _serve(
         conductor.stop()
         with suppress(StoreError):  # said by the writer, which tries once more at its end
             await writer.flush()
+
+
+def _sweep(state_dir: Path, endpoint_file: Path) -> None:
+    """Remove what a collector that was killed left behind."""
+    endpoint_file.unlink(missing_ok=True)
+    for unfinished in state_dir.glob(f"{EXPORTS}*"):
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 async def _until(stop: asyncio.Event, works: Collection[asyncio.Task[object]]) -> None:

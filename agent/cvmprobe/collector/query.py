@@ -32,7 +32,10 @@ from cvmprobe.model.window import Instance, SampleBlock, Window
 from cvmprobe.store import Account, Store
 from cvmprobe.store.snapshot import write_snapshot
 
-__all__ = ["Query"]
+__all__ = ["EXPORTS", "Query"]
+
+EXPORTS = "export-"
+"""How the directories begin in which snapshots are made."""
 
 _T = TypeVar("_T")
 _CHUNK_WINDOWS = 256
@@ -124,7 +127,7 @@ class Query:
         if run_id is not None:
             self._conductor.get_run(run_id)
         await self._written()
-        with tempfile.TemporaryDirectory(prefix="export-", dir=self._scratch) as directory:
+        with tempfile.TemporaryDirectory(prefix=EXPORTS, dir=self._scratch) as directory:
             path = Path(directory) / f"snapshot.{snapshot_format}"
             await asyncio.to_thread(
                 write_snapshot,

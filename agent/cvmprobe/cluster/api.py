@@ -20,7 +20,8 @@ async def api_client() -> AsyncIterator[ApiClient]:
         if "KUBERNETES_SERVICE_HOST" in os.environ:
             config.load_incluster_config(settings)  # type: ignore[no-untyped-call]  # it has none
         else:
-            await config.load_kube_config(client_configuration=settings)  # type: ignore[no-untyped-call]  # nor this
+            file = os.environ.get("KUBECONFIG", config.KUBE_CONFIG_DEFAULT_LOCATION)
+            await config.load_kube_config(file, client_configuration=settings, persist_config=False)  # type: ignore[no-untyped-call]  # nor this
     except (config.ConfigException, OSError) as error:
         raise ConfigError(f"collector.identity = kubernetes: no way to the API server: {error}") from error
     async with ApiClient(settings) as client:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
-from kubernetes.aio.client import ApiClient, CoreV1Api, V1Node, V1Pod
+import msgspec
+from kubernetes.aio.client import ApiClient, CoreV1Api
 
-from cvmprobe.cluster.mirror import Mirror
+from cvmprobe.cluster.mirror import Metadata, Mirror
 from cvmprobe.model.endpoint import Endpoint, Role
 
 __all__ = ["ClusterView", "NodeFacts", "PodFacts"]
@@ -17,6 +18,41 @@ __all__ = ["ClusterView", "NodeFacts", "PodFacts"]
 COMPONENT: Final = "app.kubernetes.io/component"
 _ROLES: Final[Mapping[str, Role]] = {"agent": Role.POD, "peer": Role.PEER, "host": Role.HOST}
 _LABELS: Final = "app.kubernetes.io/name=cvmprobe"
+
+
+class _PodSpec(msgspec.Struct, frozen=True, rename="camel"):
+    node_name: str | None = None
+    service_account_name: str = "default"
+
+
+class _PodStatus(msgspec.Struct, frozen=True, rename="camel"):
+    phase: str = ""
+    pod_ip: str | None = msgspec.field(name="podIP", default=None)
+
+
+class _Pod(msgspec.Struct, frozen=True):
+    metadata: Metadata
+    spec: _PodSpec
+    status: _PodStatus = _PodStatus()
+
+
+class _NodeSpec(msgspec.Struct, frozen=True):
+    provider_id: str | None = msgspec.field(name="providerID", default=None)
+
+
+class _NodeInfo(msgspec.Struct, frozen=True, rename="camel"):
+    container_runtime_version: str | None = None
+    os_image: str | None = None
+
+
+class _NodeStatus(msgspec.Struct, frozen=True, rename="camel"):
+    node_info: _NodeInfo = _NodeInfo()
+
+
+class _Node(msgspec.Struct, frozen=True):
+    metadata: Metadata
+    spec: _NodeSpec = _NodeSpec()
+    status: _NodeStatus = _NodeStatus()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +78,10 @@ class NodeFacts:
     """What the cluster says of a node; None where it says nothing."""
 
     name: str
-    ready: bool
     zone: str | None
     instance_type: str | None
     runtime: str | None
     os_image: str | None
-    kernel: str | None
     provider_id: str | None
 
 
@@ -59,8 +93,9 @@ class ClusterView(AbstractAsyncContextManager["ClusterView"]):
 
     def __init__(self, api: ApiClient, namespace: str, changed: Callable[[], None]) -> None:
         core = CoreV1Api(api)
-        self._pods = Mirror("pods", core.list_namespaced_pod, changed, namespace=namespace, label_selector=_LABELS)
-        self._nodes = Mirror("nodes", core.list_node, changed)
+        pods, nodes = core.list_namespaced_pod_without_preload_content, core.list_node_without_preload_content
+        self._pods = Mirror(_Pod, pods, changed, namespace=namespace, label_selector=_LABELS)
+        self._nodes = Mirror(_Node, nodes, changed)
         self._tasks: tuple[asyncio.Task[None], ...] = ()
 
     async def __aenter__(self) -> Self:
@@ -79,7 +114,7 @@ class ClusterView(AbstractAsyncContextManager["ClusterView"]):
     @property
     def synced(self) -> bool:
         """Whether both kinds have been listed at least once."""
-        return self._pods.synced_at is not None and self._nodes.synced_at is not None
+        return self._pods.synced and self._nodes.synced
 
     def pod(self, uid: str) -> PodFacts | None:
         """Give the measuring pod of that uid; None where there is none (any more)."""
@@ -91,40 +126,34 @@ class ClusterView(AbstractAsyncContextManager["ClusterView"]):
         facts = (_pod(item) for item in self._pods.objects.values())
         return tuple(sorted((pod for pod in facts if pod is not None), key=lambda pod: pod.name))
 
-    def nodes(self) -> tuple[NodeFacts, ...]:
-        """All nodes, by name."""
-        return tuple(sorted(map(_node, self._nodes.objects.values()), key=lambda node: node.name))
+    def node(self, name: str) -> NodeFacts | None:
+        """Give what the cluster says of that node; None where there is none (any more)."""
+        found = (node for node in self._nodes.objects.values() if node.metadata.name == name)
+        return next(map(_node, found), None)
 
 
-def _pod(pod: V1Pod) -> PodFacts | None:
-    metadata, spec, status = pod.metadata, pod.spec, pod.status
-    if metadata is None or spec is None or metadata.uid is None or metadata.name is None:
-        return None
-    role = _ROLES.get((metadata.labels or {}).get(COMPONENT, ""))
-    if role is None or (status is not None and status.phase in ("Succeeded", "Failed")):
+def _pod(pod: _Pod) -> PodFacts | None:
+    role = _ROLES.get(pod.metadata.labels.get(COMPONENT, ""))
+    if role is None or pod.status.phase in ("Succeeded", "Failed"):
         return None
     return PodFacts(
-        uid=metadata.uid,
-        name=metadata.name,
+        uid=pod.metadata.uid,
+        name=pod.metadata.name,
         role=role,
-        service_account=spec.service_account_name or "default",
-        node=spec.node_name,
-        address=None if status is None else status.pod_ip,
-        terminating=metadata.deletion_timestamp is not None,
+        service_account=pod.spec.service_account_name,
+        node=pod.spec.node_name,
+        address=pod.status.pod_ip or None,
+        terminating=pod.metadata.deletion_timestamp is not None,
     )
 
 
-def _node(node: V1Node) -> NodeFacts:
-    labels = (node.metadata.labels if node.metadata else None) or {}
-    info = node.status.node_info if node.status else None
-    conditions = (node.status.conditions if node.status else None) or ()
+def _node(node: _Node) -> NodeFacts:
+    labels, info = node.metadata.labels, node.status.node_info
     return NodeFacts(
-        name=(node.metadata.name if node.metadata else None) or "",
-        ready=any(condition.type == "Ready" and condition.status == "True" for condition in conditions),
+        name=node.metadata.name,
         zone=labels.get("topology.kubernetes.io/zone"),
         instance_type=labels.get("node.kubernetes.io/instance-type"),
-        runtime=info.container_runtime_version if info else None,
-        os_image=info.os_image if info else None,
-        kernel=info.kernel_version if info else None,
-        provider_id=node.spec.provider_id if node.spec else None,
+        runtime=info.container_runtime_version,
+        os_image=info.os_image,
+        provider_id=node.spec.provider_id,
     )

@@ -101,7 +101,7 @@ class ClusterSurroundings:
 
     def facts(self, node: str) -> Sequence[Fact]:
         """Return what the node object says."""
-        found = next((one for one in self._view.nodes() if one.name == node), None)
+        found = self._view.node(node)
         return () if found is None else _facts(found)
 
 

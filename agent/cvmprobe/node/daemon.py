@@ -52,6 +52,9 @@ class Daemon:
     def __init__(self, settings: AgentSettings, responder: Responder, hello: Hello, prepare: Prepare = prepare) -> None:
         self._settings = settings
         self._spools = settings.state_dir / "spool"
+        self._attached_mark = settings.state_dir / "attached"  # for a startup probe: there once a collector let us in
+        with suppress(OSError):
+            self._attached_mark.unlink(missing_ok=True)
         self._live = Live(self._status)
         self._service: OwnService | None = None
         if settings.probe_service and settings.role is not Role.HOST:
@@ -167,8 +170,11 @@ class Daemon:
         self._outbox.close(delivered=delivered)
 
     def _receive(self, message: CollectorMessage) -> None:
-        if isinstance(message, Welcome) and self._service is not None:
-            self._service.renew(message)
+        if isinstance(message, Welcome):
+            with suppress(OSError):  # a state directory that cannot be written is said by the outbox
+                self._attached_mark.touch()
+            if self._service is not None:
+                self._service.renew(message)
         self._supervisor.receive(message)
 
     def _uplink_for(self, hello: Hello, spool: Sendable, receive: Callable[[CollectorMessage], None]) -> Uplink:

@@ -74,6 +74,7 @@ class Spool:
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.execute("PRAGMA journal_size_limit = 4194304")
             self._db.execute("PRAGMA cache_size = -512")
+            self._db.execute("PRAGMA temp_store = MEMORY")  # no directory but our own may be writable
             self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
             self._db.text_factory = bytes  # a damaged cell must not fail to decode
             count = "SELECT count(*), coalesce(sum(length(body)), 0) FROM batches"

@@ -15,7 +15,7 @@ BUF := npx --yes @bufbuild/buf@1.75.0
 PIP = -m pip install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help preflight run test check build asan bench proto clean
+.PHONY: help preflight run test check build asan bench proto image cluster-test clean
 
 help: ## print this help
 	@echo "cvmprobe: measure what a cluster of confidential VMs costs"
@@ -93,6 +93,19 @@ asan: $(ASAN_ENV)/installed ## native tests under AddressSanitizer and UBSan
 	@LD_PRELOAD="$$($${CC:-cc} -print-file-name=libasan.so) $$($${CC:-cc} -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc \
 	$(ASAN_ENV)/bin/python -m pytest tests/native $(PYTEST_ARGS)
+
+IMAGE_TOOL ?= $(shell command -v buildah >/dev/null && echo buildah bud || echo docker build)
+IMAGE_VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' agent/cvmprobe/__init__.py)
+IMAGE_ARGS ?=
+
+image: ## build both container images with buildah or docker (IMAGE_ARGS="--build-arg BASE=...")
+	@for target in agent collector; do \
+	  $(IMAGE_TOOL) $(IMAGE_ARGS) --target $$target --file deploy/Dockerfile --tag localhost/cvmprobe-$$target:$(IMAGE_VERSION) . || exit 1; \
+	done
+	@$(firstword $(IMAGE_TOOL)) images | grep -E 'REPOSITORY|cvmprobe|python'
+
+cluster-test: $(TEST_ENV)/installed ## tests in the cluster of KUBECONFIG; deploys there and removes everything again
+	@$(TEST_ENV)/bin/python -m pytest tests/cluster $(PYTEST_ARGS)
 
 clean: ## remove what was built
 	rm -rf build $(RUN_ENV) agent/cvmprobe/native/*.so agent/*.egg-info

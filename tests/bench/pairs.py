@@ -109,8 +109,8 @@ def print_comparison(comparison: Comparison) -> None:
     bounds = comparison.interval
     interval = "no interval below 6 pairs" if bounds is None else f"95 % interval {bounds[0]:.3f} .. {bounds[1]:.3f}"
     settings = " ".join(f"{key}={value}" for key, value in comparison.settings.items())
-    print(f"{comparison.name} ({settings}) against {comparison.peer}, {len(comparison.pairs)} pairs")  # noqa: T201 - its job
-    print(  # noqa: T201 - its job
+    print(f"{comparison.name} ({settings}) against {comparison.peer}, {len(comparison.pairs)} pairs")
+    print(
         f"  cvmprobe {ours:.4g} {comparison.unit}, peer {peer:.4g} {comparison.unit}, "
         f"{comparison.ratio:.3f} times as good, {interval}"
     )

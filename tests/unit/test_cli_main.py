@@ -80,7 +80,7 @@ def test_help_tells_a_newcomer_what_to_type(capsys, verb):
         (["run", "--local", "--volume", "none"], "--volume none is not a directory"),
         (["run", "--local", "-f", "none/x.zip"], "cannot write none/x.zip: none is not a directory"),
         (["get", "windows", "--since", "5 minutes"], "--since '5 minutes' is not a time span; write it as"),
-        (["get", "nodes", "-o", "xml"], "Invalid value for '--output-format'"),
+        (["get", "nodes", "-o", "xml"], "Invalid value for '--output-format' / '-o': 'xml' is not one of"),
         (["get", "nodes", "--ca-file", "x"], "belong to --collector"),
         (["get", "nodes", "--collector", "nowhere"], "--collector 'nowhere' is not HOST:PORT"),
         (["get", "nodes", "--collector", "a:1"], "also needs --ca-file and --token-file"),

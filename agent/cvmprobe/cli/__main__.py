@@ -61,7 +61,8 @@ def _run(arguments: list[str]) -> int:
     except TyperException as error:
         context = getattr(error, "ctx", None)
         command = "cvmprobe" if context is None else context.command_path
-        return _fail(f"{error.format_message().rstrip('.')} (see '{command} --help')", error.exit_code)
+        message = error.format_message().replace(": Value error, ", ": ").rstrip(".")  # words of typer's validator
+        return _fail(f"{message} (see '{command} --help')", error.exit_code)
     return code if isinstance(code, int) else 0
 
 

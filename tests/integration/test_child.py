@@ -65,3 +65,10 @@ async def test_a_child_that_dies_has_its_last_word(start):
     error = await asyncio.wait_for(child.died(), 10)
     assert str(error) == "the child ended early (exit 1): no room: /x"
     await child.end(10)
+
+
+async def test_of_a_killed_child_the_last_line_is_not_given_as_the_reason(start):
+    child = await start("import os, signal, sys\nprint('all is well', file=sys.stderr)\nos.kill(os.getpid(), 9)\n")
+    error = await asyncio.wait_for(child.died(), 10)
+    assert str(error) == "the child was ended by signal 9 (SIGKILL); its last line: all is well"
+    await child.end(10)

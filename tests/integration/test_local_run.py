@@ -220,7 +220,7 @@ def test_a_child_that_dies_ends_the_run_with_its_reason(machine):
     os.kill(agent, signal.SIGKILL)
     assert process.wait(WITHIN_S) == 1
     out.rest()
-    assert err.rest()[-1].startswith("cvmprobe: local-b ended early (signal 9): ")
+    assert err.rest()[-1].startswith("cvmprobe: local-b was ended by signal 9 (SIGKILL); its last line: ")
     assert machine.processes() == []
     assert list(machine.work.iterdir()) == []
     assert machine.left() == []

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
@@ -44,9 +45,11 @@ class Child:
         return cls(name, process, log)
 
     async def died(self) -> ProbeError:
-        """Wait until it has ended by itself, and return what it said last."""
+        """Wait until it has ended, and return what it said last: its reason, unless somebody else ended it."""
         code = await self.process.wait()
-        return ProbeError(f"{self.name} ended early ({_ending(code)}): {self._last_line()}")
+        if code < 0:
+            return ProbeError(f"{self.name} was ended by signal {_signal(-code)}; its last line: {self._last_line()}")
+        return ProbeError(f"{self.name} ended early (exit {code}): {self._last_line()}")
 
     async def end(self, within_s: float) -> None:
         """End it: asked first, killed after ``within_s``. Twice is fine."""
@@ -69,5 +72,7 @@ class Child:
         return "it said nothing"
 
 
-def _ending(code: int) -> str:
-    return f"exit {code}" if code >= 0 else f"signal {-code}"
+def _signal(number: int) -> str:
+    with suppress(ValueError):
+        return f"{number} ({signal.Signals(number).name})"
+    return str(number)

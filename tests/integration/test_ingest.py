@@ -19,6 +19,7 @@ from tests.integration.wire_fakes import (
     world,
 )
 
+from cvmprobe.errors import ConfigError
 from cvmprobe.model.assignment import LeaseState, Plan, Revoke
 from cvmprobe.model.delivery import Batch, Bye, Heartbeat, Loss, Preview, Welcome
 from cvmprobe.model.window import Phase
@@ -271,6 +272,45 @@ async def test_a_live_attachment_ends_with_its_token(world):
             await until(lambda: link.attached)
             await until(lambda: not link.attached and "expired" in link.trouble)
     assert collector.ended == collector.attached == 1
+
+
+async def test_a_replaced_token_is_used_while_the_old_one_is_still_good(world):
+    collector, spool = MemoryCollector(), MemoryOutbox()
+    collector.heartbeat_ms = 50_000
+    collector.acking = False
+    tokens = ["agent-a"]
+    authenticator = StaticTokens({token: Principal(token, Access.AGENT, "a") for token in ("agent-a", "second")})
+    async with world.serve(authenticator, ingest=collector) as port:
+        link = world.uplink(port, spool, start_id="s")
+
+        def token():
+            if tokens[-1] is None:
+                raise ConfigError("the token file is just being replaced")
+            return tokens[-1]
+
+        link._token = token
+        spool.beside.append(a_report("early"))
+        spool.add(a_batch(1))
+        async with running(link):
+            await until(lambda: 1 in collector.stored.get("s", {}))
+            for unchanged in ("agent-a", None):
+                tokens.append(unchanged)
+                collector.sends["s"](Heartbeat())
+                spool.beside.append(a_report(str(unchanged)))
+                link.wake()
+                await until(lambda unchanged=unchanged: a_report(str(unchanged)) in collector.beside)
+            assert collector.attached == 1
+            tokens.append("second")
+            collector.sends["s"](Heartbeat())
+            await until(lambda: collector.attached == 2 and link.attached)
+            collector.acking = True
+            spool.add(a_batch(2))
+            link.wake()
+            await until(lambda: spool.forgotten == 2)
+    assert link.trouble is None or "cannot be reached" not in link.trouble
+    assert collector.attached == 2
+    assert collector.beside == [a_report("early"), a_report("agent-a"), a_report("None")]
+    assert set(collector.stored["s"]) == {1, 2}
 
 
 async def raw_attachment(world, port, *requests):

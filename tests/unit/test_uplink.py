@@ -28,7 +28,7 @@ class Breaking(Uplink):
     async def _greet(self, call):
         return Welcome(0, 2_000)
 
-    async def _read(self, call, patience_s):
+    async def _read(self, call, patience_s, token):
         try:
             self.reading.set()
             await asyncio.Event().wait()

@@ -14,7 +14,7 @@ import grpc
 
 from cvmprobe.errors import ProbeError, UnreachableError, WireError
 from cvmprobe.model.assignment import LeaseReport
-from cvmprobe.model.delivery import Ack, Batch, Bye, Hello, Loss, Preview, Welcome
+from cvmprobe.model.delivery import Ack, Batch, Bye, Heartbeat, Hello, Loss, Preview, Welcome
 from cvmprobe.model.window import SampleBlock
 from cvmprobe.v1 import ingest_pb2 as wire
 from cvmprobe.v1.ingest_pb2_grpc import IngestServiceStub
@@ -36,6 +36,10 @@ _BLOCK_BYTES = 16_384 * ROW_BYTES  # samples of one message
 _ASIDES_CAP = 32  # lease reports and sample messages under way; more wait in the outbox
 
 _Call = grpc.aio.StreamStreamCall[wire.AttachRequest, wire.AttachResponse]
+
+
+class _ReplacedError(Exception):
+    """The token we are attached with has been replaced."""
 
 
 class Outbox(Protocol):
@@ -62,7 +66,8 @@ class Uplink:
     """Keeps one agent attached to one collector.
 
     ``collector`` is host:port. ``tls``, ``token`` and ``hello`` are asked at every attempt, so that rotated
-    files count at once; a ProbeError or OSError of theirs is trouble like any other. ``receive`` gets every
+    files count at once; a ProbeError or OSError of theirs is trouble like any other. ``token`` is also asked at every
+    heartbeat: one that differs is used at once, while the one before is still good. ``receive`` gets every
     message of the collector, in order, except acks, which go to ``spool.forget``; it is called in the event
     loop and must not block. The first message of every attachment is Welcome.
     """
@@ -121,6 +126,9 @@ class Uplink:
             began = time.monotonic()
             try:
                 await self._attach()
+            except _ReplacedError:
+                logger.info("the token was replaced: attaching anew")
+                continue
             except (ProbeError, OSError) as error:
                 trouble = str(error)
             else:
@@ -137,10 +145,11 @@ class Uplink:
         """Attach once; returns when Bye was the last message, and raises when the stream ends before."""
         channel = open_channel(self._collector, self._tls())
         try:
-            call: _Call = IngestServiceStub(channel).Attach(metadata=bearer(self._token()))
+            token = self._token()
+            call: _Call = IngestServiceStub(channel).Attach(metadata=bearer(token))
             welcome = await self._greet(call)
             await _together(
-                self._read(call, welcome.heartbeat_ms / 1e3 * _SILENT_HEARTBEATS),
+                self._read(call, welcome.heartbeat_ms / 1e3 * _SILENT_HEARTBEATS, token),
                 self._write(call, welcome.stored_seq),
             )
         except grpc.aio.AioRpcError as error:
@@ -162,7 +171,7 @@ class Uplink:
         self._receive(welcome)
         return welcome
 
-    async def _read(self, call: _Call, patience_s: float) -> None:
+    async def _read(self, call: _Call, patience_s: float, token: str) -> None:
         while (message := await self._next(call, patience_s)) is not None:
             match message:
                 case Ack():
@@ -175,8 +184,18 @@ class Uplink:
                     self._news.set()
                 case _:
                     self._receive(message)
+            if isinstance(message, Heartbeat):
+                self._renew(token)
         if not self._bye_sent:
             raise UnreachableError(f"{self._collector} ended the attachment")
+
+    def _renew(self, token: str) -> None:
+        """Leave this attachment for a new one if ``token`` was replaced. One that cannot be read now was not."""
+        if self._bye_sent:
+            return
+        with contextlib.suppress(ProbeError, OSError):
+            if self._token() != token:
+                raise _ReplacedError
 
     async def _next(self, call: _Call, patience_s: float) -> CollectorMessage | Receipt | None:
         """Give the collector's next message that can be read; None at the end of the stream."""

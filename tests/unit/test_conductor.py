@@ -1,6 +1,7 @@
 """The conductor: plans to whom they concern, one run at a time, inside the budgets, told to all who watch."""
 
 import asyncio
+import time
 from dataclasses import replace
 
 import msgspec
@@ -60,8 +61,8 @@ class Agent:
         return bool(leases)
 
 
-def conduct(budgets=BUDGETS, past=()):
-    roster, kept = Roster(), []
+def conduct(budgets=BUDGETS, past=(), monotonic_s=time.monotonic):
+    roster, kept = Roster(monotonic_s), []
     conductor = Conductor(roster, Planner(Light(), budgets, lambda: 0), budgets, past, kept.append)
     return conductor, roster, kept
 
@@ -88,6 +89,36 @@ async def test_agents_get_plans_as_they_come_and_none_twice():
     again = Agent(conductor, roster, B, start="s2")
     conductor.tick()
     assert len(again.got(Plan)) == 1
+
+
+async def test_a_connection_that_breaks_for_a_moment_changes_no_plan():
+    now = [0.0]
+    conductor, roster, _ = conduct(monotonic_s=lambda: now[0])
+    a, b = Agent(conductor, roster, A), Agent(conductor, roster, B)
+    conductor.tick()
+    (held,) = a.got(Plan)
+    roster.remove(b.attached, may_return=True)
+    conductor.detached(B)
+    now[0] = 9.0
+    conductor._hand_out_plans()
+    assert a.got(Plan) == [held]
+    again = Agent(conductor, roster, B)
+    conductor.tick()
+    assert a.got(Plan) == [held]
+    (plan,) = again.got(Plan)
+    assert (plan.probes, plan.admissions) == (b.got(Plan)[-1].probes, b.got(Plan)[-1].admissions)
+    roster.remove(again.attached, may_return=True)
+    now[0] = 20.0
+    conductor._hand_out_plans()
+    assert [len(plan.probes) for plan in a.got(Plan)] == [1, 0]
+
+
+async def test_an_agent_that_said_bye_is_in_no_plan():
+    conductor, (a, b), _ = with_agents()
+    conductor.tick()
+    conductor._roster.remove(b.attached, may_return=False)
+    conductor._hand_out_plans()
+    assert [len(plan.probes) for plan in a.got(Plan)] == [1, 0]
 
 
 async def test_a_run_goes_from_lease_to_lease_and_is_kept_with_each_lease():

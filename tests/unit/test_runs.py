@@ -11,7 +11,7 @@ from cvmprobe.collector.runs import RunProgress
 from cvmprobe.collector.schedule import Match, matches, rounds
 from cvmprobe.collector.ways import Peer
 from cvmprobe.model.assignment import Lease, LeaseReport, LeaseState, Revoke, Side
-from cvmprobe.model.endpoint import Endpoint, PeerAddress, Role
+from cvmprobe.model.endpoint import Endpoint, Path, PeerAddress, Role
 from cvmprobe.model.run import Cost, RunState
 from cvmprobe.suites import load_suite
 
@@ -26,8 +26,8 @@ class Clock:
         return self.ms
 
 
-def peer(endpoint, port=1):
-    return Peer(endpoint, f"boot-{endpoint.node}", f"start-{endpoint.node}", PeerAddress("127.0.0.1", port))
+def peer(endpoint, port=1, host="127.0.0.1"):
+    return Peer(endpoint, f"boot-{endpoint.node}", f"start-{endpoint.node}", PeerAddress(host, port))
 
 
 def progress(clock, *, steps=("rr",), peers=(A, B), width=1, moved=None):
@@ -125,6 +125,37 @@ def test_the_responder_is_released_when_the_initiator_is_done():
     assert released.endpoint == responder
     assert released.message == Revoke(lease.lease_id, "measured")
     assert isinstance(following.message, Lease)
+
+
+def test_an_end_that_comes_back_is_given_its_lease_once_more_until_it_has_reported_its_end():
+    run = progress(Clock())
+    responder, lease = only(run.start())
+    run.absent(responder)
+    assert only(run.present(responder, f"start-{responder.node}")) == (responder, lease)
+    initiator, started = only(run.report(responder, answer(lease, LeaseState.ARMED)))
+    assert run.present(responder, f"start-{responder.node}") == []
+    for _ in range(2):
+        assert only(run.present(initiator, f"start-{initiator.node}")) == (initiator, started)
+        run.report(initiator, answer(started, LeaseState.RUNNING))
+    run.report(initiator, answer(started, LeaseState.DONE, last_seq=1))
+    assert run.present(initiator, f"start-{initiator.node}") == []
+
+
+def test_a_lease_of_an_endpoint_with_itself_is_granted_and_repeated_like_any_other():
+    step = replace(load_suite("quick").steps[0], path=Path.LOOPBACK)
+    alone = peer(A, host="10.0.0.1")
+    (match,) = matches(replace(load_suite("quick"), steps=(step,)), [alone])
+    run = RunProgress(
+        load_suite("quick"), 1.0, Cost(1, 2, 3), [[match]], peer_of=lambda _: None, now_ms=Clock(), unix_ms=lambda: 5
+    )
+    first, lease = only(run.start())
+    assert (first, lease.side) == (A, Side.RESPONDER)
+    second, started = only(run.report(A, answer(lease, LeaseState.ARMED)))
+    assert (second, started.side, started.peer) == (A, Side.INITIATOR, PeerAddress("127.0.0.1", 1))
+    assert only(run.present(A, "start-a")) == (A, started)
+    run.report(A, answer(started, LeaseState.DONE, last_seq=1))
+    assert [type(command.message) for command in run.stored(A, "start-a", 1)] == [Revoke]
+    assert run.run.state is RunState.DONE
 
 
 @pytest.mark.parametrize("side", [Side.RESPONDER, Side.INITIATOR])

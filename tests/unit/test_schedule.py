@@ -158,8 +158,8 @@ def test_disks_of_a_shared_machine_are_measured_once():
     ],
 )
 def test_the_path_and_the_host_to_dial_follow_from_roles_nodes_and_address(source, target, path, host):
-    ways = ways_between([source, target], source.endpoint.node, target.endpoint.node, "service")
-    (way,) = {way for way in ways if way.target == target}
+    ways = ways_between([source], [target], "service")
+    (way,) = ways
     assert (way.source, way.path) == (source, path)
     assert way.address == PeerAddress(host, target.address.port)
 
@@ -174,7 +174,7 @@ def test_the_path_and_the_host_to_dial_follow_from_roles_nodes_and_address(sourc
     ],
 )
 def test_other_ways_are_not_measured(source, target):
-    assert not ways_between([source, target], source.endpoint.node, target.endpoint.node, "service")
+    assert not ways_between([source], [target], "service")
 
 
 def test_without_a_service_nothing_is_measured_through_it():

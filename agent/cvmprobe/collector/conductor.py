@@ -178,7 +178,7 @@ class Conductor:
 
     def _hand_out_plans(self) -> None:
         """Send its plan to every agent that does not hold one like it; responders' admissions and all."""
-        for endpoint, plan in self._planner.plans(self._roster.peers()).items():
+        for endpoint, plan in self._planner.plans(self._roster.lasting_peers()).items():
             attached = self._roster.get(endpoint)
             held = self._plans.get(endpoint)
             same = held is not None and held[0] is attached and _alike(held[1], plan)

@@ -163,7 +163,7 @@ class Ingest:
         stream = attached.stream
         if ended_by:
             self._writer.act(lambda store: open_unfinished(store, stream, ended_by), stream)
-        if self._roster.remove(attached):
+        if self._roster.remove(attached, may_return=bool(ended_by)):
             self._listener.detached(attached.endpoint)
         _LOG.info("%s left: %s", attached.endpoint, ended_by or "Bye")
 

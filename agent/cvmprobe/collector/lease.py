@@ -97,6 +97,16 @@ class LeaseProgress:
         self._holders.append(responder.endpoint)
         return [Command(responder.endpoint, self._lease(Side.RESPONDER))]
 
+    def repeat(self, endpoint: Endpoint) -> list[Command]:
+        """Send an end once more what it was sent last; one that knows it already repeats its report."""
+        if endpoint not in self._holders:
+            return []
+        if self._state == "arming":
+            return [Command(endpoint, self._lease(Side.RESPONDER))]
+        if endpoint == self.match.initiator.endpoint and self._wanted_seq is None:
+            return [Command(endpoint, self._lease(Side.INITIATOR))]
+        return []
+
     def report(self, endpoint: Endpoint, report: LeaseReport) -> list[Command]:
         """Take in how far an end is. Repeats, and reports of a lease that has ended, change nothing."""
         if self.ended or self._wanted_seq is not None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from cvmprobe.collector.schedule import light_ways, turns_to_cover
-from cvmprobe.collector.ways import Peer, Way, nodes_of
+from cvmprobe.collector.ways import Peer, Way, by_node
 from cvmprobe.config.collector import Budgets, Light
 from cvmprobe.model.assignment import Admission, LightProbe, Plan
 from cvmprobe.model.endpoint import Endpoint, EndpointTarget
@@ -67,7 +67,7 @@ class Planner:
             probes[source].append(self._probe(pair, way))
             admissions[way.target.endpoint].append(Admission(pair.probe_id, Probe.TCP_RR, pair.key))
         self._keys = kept
-        self._say(len(nodes_of(peers)), len(kept), len(ways))
+        self._say(len(by_node(peers)), len(kept), len(ways))
         oldest_ms = min((pair.made_ms for pair in kept.values()), default=self._now_ms())
         return {
             peer.endpoint: Plan(

@@ -1,7 +1,9 @@
 """Who is attached right now, and the way to reach them."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from cvmprobe.collector.ways import Peer
 from cvmprobe.model.delivery import Hello, StreamKey
@@ -9,6 +11,8 @@ from cvmprobe.model.endpoint import Endpoint
 from cvmprobe.wire.handler import CollectorMessage
 
 __all__ = ["Attached", "Roster"]
+
+_LINGER_S: Final = 10.0  # a connection that broke is made anew by then, and light probes went on meanwhile
 
 
 @dataclass(slots=True, eq=False)
@@ -35,18 +39,23 @@ class Attached:
 class Roster:
     """The newest attachment of each endpoint."""
 
-    def __init__(self) -> None:
+    def __init__(self, monotonic_s: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic_s = monotonic_s
         self._attached: dict[Endpoint, Attached] = {}
+        self._left: dict[Endpoint, tuple[Attached, float]] = {}
 
     def add(self, attached: Attached) -> None:
         """Enter an attachment; it takes the place of an older one of its endpoint."""
         self._attached[attached.endpoint] = attached
+        self._left.pop(attached.endpoint, None)
 
-    def remove(self, attached: Attached) -> bool:
+    def remove(self, attached: Attached, *, may_return: bool) -> bool:
         """Strike out an attachment; False where a newer one already has its place."""
         if self._attached.get(attached.endpoint) is not attached:
             return False
         del self._attached[attached.endpoint]
+        if may_return:
+            self._left[attached.endpoint] = attached, self._monotonic_s()
         return True
 
     def get(self, endpoint: Endpoint) -> Attached | None:
@@ -60,8 +69,13 @@ class Roster:
 
     def peers(self) -> list[Peer]:
         """Return all that may be given probes, in the order of their endpoints."""
-        peers = (self._attached[endpoint].peer for endpoint in sorted(self._attached))
-        return [peer for peer in peers if peer is not None]
+        return _peers(self._attached)
+
+    def lasting_peers(self) -> list[Peer]:
+        """Return the same, and those whose connection broke a moment ago: nobody need stop probing them for that."""
+        now_s = self._monotonic_s()
+        self._left = {one: left for one, left in self._left.items() if now_s - left[1] < _LINGER_S}
+        return _peers({one: attached for one, (attached, _) in self._left.items()} | self._attached)
 
     def peer(self, endpoint: Endpoint) -> Peer | None:
         """Return where an endpoint is now; None where it is not attached, or may not be given probes."""
@@ -80,3 +94,8 @@ class Roster:
         """Send to all."""
         for attached in self._attached.values():
             attached.send(message)
+
+
+def _peers(attached: Mapping[Endpoint, Attached]) -> list[Peer]:
+    peers = (attached[endpoint].peer for endpoint in sorted(attached))
+    return [peer for peer in peers if peer is not None]

@@ -101,17 +101,19 @@ class RunProgress:
         return []
 
     def present(self, endpoint: Endpoint, start_id: str) -> list[Command]:
-        """Note that an endpoint is attached. Another start than the one a lease was granted to has forgotten it."""
+        """Note that an endpoint is attached. Another start than the one a lease was granted to has forgotten it.
+
+        The same start is given its leases once more: what was sent while it was away is lost.
+        """
         self._absent_since_ms.pop(endpoint, None)
-        return self._advance(
-            [
-                command
-                for lease in self._active
-                for peer in lease.match.peers
-                if peer.endpoint == endpoint and peer.start_id != start_id
-                for command in lease.fail(f"{endpoint} has restarted")
-            ]
-        )
+        commands: list[Command] = []
+        for lease in self._active:
+            starts = {peer.start_id for peer in lease.match.peers if peer.endpoint == endpoint}
+            if starts - {start_id}:
+                commands += lease.fail(f"{endpoint} has restarted")
+            elif starts:
+                commands += lease.repeat(endpoint)
+        return self._advance(commands)
 
     def tick(self) -> list[Command]:
         """Look at the clock."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from cvmprobe.collector.ways import Peer, Way, nodes_of, ways_between
+from cvmprobe.collector.ways import Peer, Way, by_node, ways_between
 from cvmprobe.model.endpoint import Path, PeerAddress, Role, Target, VolumeTarget
 from cvmprobe.model.run import Step, Suite
 
@@ -81,10 +81,11 @@ def light_pairs(nodes: Sequence[str], neighbours: int, turn: int) -> list[tuple[
 
 def light_ways(peers: Sequence[Peer], service_host: str, neighbours: int, turn: int) -> list[Way]:
     """Return the ways that light probes measure in this turn, what is nearest first."""
+    nodes = by_node(peers)
     return [
         way
-        for source, target in light_pairs(nodes_of(peers), neighbours, turn)
-        for way in ways_between(peers, source, target, service_host)
+        for source, target in light_pairs(list(nodes), neighbours, turn)
+        for way in ways_between(nodes[source], nodes[target], service_host)
     ]
 
 
@@ -134,11 +135,11 @@ def disk_owners(peers: Iterable[Peer]) -> list[Peer]:
 
 def heavy_ways(peers: Sequence[Peer], service_host: str) -> list[Way]:
     """Return all ways in the order in which runs measure them."""
-    nodes = nodes_of(peers)
+    nodes = by_node(peers)
     return [
         way
-        for source, target in [*((node, node) for node in nodes), *tournament(nodes)]
-        for way in ways_between(peers, source, target, service_host)
+        for source, target in [*((node, node) for node in nodes), *tournament(list(nodes))]
+        for way in ways_between(nodes[source], nodes[target], service_host)
     ]
 
 
@@ -149,13 +150,12 @@ def path_counts(ways: Iterable[Way]) -> Mapping[Path, int]:
 
 def matches(suite: Suite, peers: Sequence[Peer], service_host: str = "") -> list[Match]:
     """Return every lease of a run in order: repeats apart from each other, phases one after the other."""
-    ordered = sorted(peers, key=lambda peer: peer.endpoint)
-    ways = heavy_ways(ordered, service_host)
+    ways = heavy_ways(peers, service_host)
     return [
         match
         for repeat in range(1, suite.repeats + 1)
         for step in suite.steps
-        for match in _step_matches(step, repeat, ordered, ways)
+        for match in _step_matches(step, repeat, peers, ways)
     ]
 
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from cvmprobe.model.endpoint import Endpoint, EndpointTarget, Path, PeerAddress, Role
 
-__all__ = ["Peer", "Way", "nodes_of", "ways_between"]
+__all__ = ["Peer", "Way", "by_node", "ways_between"]
 
 _LOOPBACK: Final = "127.0.0.1"
 
@@ -57,19 +57,20 @@ class Way:
         return PeerAddress(self.via or self.target.address.host, self.target.address.port)
 
 
-def nodes_of(peers: Iterable[Peer]) -> list[str]:
-    """Return the names of all nodes, in order."""
-    return sorted({peer.endpoint.node for peer in peers})
+def by_node(peers: Iterable[Peer]) -> dict[str, list[Peer]]:
+    """Return the peers of each node, in the order of their endpoints."""
+    nodes: dict[str, list[Peer]] = {}
+    for peer in sorted(peers, key=lambda peer: peer.endpoint):
+        nodes.setdefault(peer.endpoint.node, []).append(peer)
+    return nodes
 
 
-def ways_between(peers: Sequence[Peer], source: str, target: str, service_host: str = "") -> list[Way]:
-    """Return the ways from node ``source`` to node ``target``, which may be the same.
+def ways_between(sources: Iterable[Peer], targets: Sequence[Peer], service_host: str = "") -> list[Way]:
+    """Return the ways from the peers of one node to those of another, or of the same.
 
     ``service_host`` is the name of the Service before all peers; without one nothing is measured through it.
     """
-    sources = [peer for peer in peers if peer.endpoint.node == source]
-    targets = [peer for peer in peers if peer.endpoint.node == target]
-    return [way for one in sources for other in targets for way in _ways(one, other, service_host)]
+    return [way for source in sources for target in targets for way in _ways(source, target, service_host)]
 
 
 def _ways(source: Peer, target: Peer, service_host: str) -> Iterator[Way]:

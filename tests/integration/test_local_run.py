@@ -212,15 +212,42 @@ def test_a_killed_parent_leaves_no_process(machine):
     assert f"the local run (process {process.pid}) has ended" in error_line(told)
 
 
-def test_a_child_that_dies_ends_the_run_with_its_reason(machine):
+def child(machine: Machine, name: str) -> int:
+    (pid,) = [
+        pid for pid in machine.processes() if f"/{name}.toml".encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    return pid
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_an_agent_that_dies_makes_the_run_partial(machine, tmp_path, keep):
+    process = machine.start(*RUN, *(["--keep"] if keep else []))
+    out, err = Reader(process.stdout), Reader(process.stderr)
+    err.wait_for("[1/")
+    os.kill(child(machine, "local-b"), signal.SIGKILL)
+    if keep:
+        err.wait_for("Kept alive until Ctrl-C")
+        process.send_signal(signal.SIGINT)
+    assert process.wait(WITHIN_S) == 3, err.rest()
+    told = "\n".join(err.rest())
+    assert "local-b was ended by signal 9 (SIGKILL); its last line: " in told
+    assert "is partial: " in told
+    assert figures(out.rest())["disk"] == 2
+    assert machine.processes() == []
+    assert machine.left() == []
+    (snapshot,) = machine.work.iterdir()
+    probes = read_windows(snapshot, tmp_path, "SELECT DISTINCT probe FROM windows")
+    assert ("disk",) in probes
+
+
+def test_a_collector_that_dies_ends_the_run_with_its_reason(machine):
     process = machine.start(*RUN)
     out, err = Reader(process.stdout), Reader(process.stderr)
     err.wait_for("[1/")
-    (agent,) = [pid for pid in machine.processes() if b"local-b.toml" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    os.kill(agent, signal.SIGKILL)
+    os.kill(child(machine, "collector"), signal.SIGKILL)
     assert process.wait(WITHIN_S) == 1
     out.rest()
-    assert err.rest()[-1].startswith("cvmprobe: local-b was ended by signal 9 (SIGKILL); its last line: ")
+    assert err.rest()[-1].startswith("cvmprobe: collector was ended by signal 9 (SIGKILL); its last line: ")
     assert machine.processes() == []
     assert list(machine.work.iterdir()) == []
     assert machine.left() == []

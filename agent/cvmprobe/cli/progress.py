@@ -55,6 +55,10 @@ class RunDisplay:
         self._progress.update(self._task, description=what, rate="")
         self._line(what)
 
+    def note(self, text: str) -> None:
+        """Tell something that stays on the screen."""
+        self._print(text)
+
     def cost(self, run: Run) -> None:
         """Tell what a run will use at the most."""
         self._progress.update(self._task, total=run.leases_total, completed=0)

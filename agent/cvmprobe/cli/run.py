@@ -93,7 +93,7 @@ def _run_local(suite: str, scale: float, path: Path, volume: Path, form: Format,
 
     async def work() -> int:
         with RunDisplay() as display:
-            async with local_cluster(volume, display.say) as cluster:
+            async with local_cluster(volume, display.say, display.note) as cluster:
                 async with cluster.connection.client() as client:
                     result = await cluster.while_alive(_measure(client, suite, scale, path, display))
                 display.stop()

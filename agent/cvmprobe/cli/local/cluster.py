@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -29,21 +29,24 @@ _LOOK_S: Final = 0.02
 
 @dataclass(slots=True)
 class LocalCluster:
-    """A collector and two agents that serve."""
+    """A collector that serves, with two agents that have attached."""
 
     connection: Connection
-    children: list[Child] = field(default_factory=list)
+    collector: Child
 
     async def while_alive(self, work: Coroutine[None, None, _T]) -> _T:
-        """Return what ``work`` returns; when a child ends before that, raise what it said last."""
-        return await _while_alive(self.children, work)
+        """Return what ``work`` returns; when the collector ends before that, raise what it said last."""
+        return await _while_alive([self.collector], work)
 
 
 @asynccontextmanager
-async def local_cluster(volume: Path, say: Callable[[str], None]) -> AsyncIterator[LocalCluster]:
+async def local_cluster(
+    volume: Path, say: Callable[[str], None], tell: Callable[[str], None]
+) -> AsyncIterator[LocalCluster]:
     """Have a local cluster for as long as the context lasts; on the way out nothing of it stays.
 
-    ``volume`` is a directory on the disk to be measured; ``say`` is told what is being waited for.
+    ``volume`` is a directory on the disk to be measured; ``say`` is told what is being waited for, and ``tell``
+    what an agent said last that ended before its time. That spoils its measurements, and no other.
     """
     require(COLLECTOR)
     require(AGENT)
@@ -59,7 +62,8 @@ async def local_cluster(volume: Path, say: Callable[[str], None]) -> AsyncIterat
                 children.append(await _child(state, node, AGENT, config))
             await _while_alive(children, _attached(connection))
             connection.write(state.endpoint_file)
-            yield LocalCluster(connection, children)
+            async with _mourned(children[1:], tell):
+                yield LocalCluster(connection, children[0])
         finally:
             agents, collector = children[1:], children[:1]
             await asyncio.gather(*(child.end(_END_S) for child in agents))  # the collector takes in their last words
@@ -112,6 +116,22 @@ async def _attached(connection: Connection) -> None:
             if time.monotonic() > deadline:
                 raise UnreachableError(f"{' and '.join(missing)} did not attach within {_START_S:.0f} s")
             await asyncio.sleep(_LOOK_S)
+
+
+@asynccontextmanager
+async def _mourned(agents: list[Child], tell: Callable[[str], None]) -> AsyncIterator[None]:
+    """Tell of each agent that ends within the context; the collector sees to what that means for a run."""
+
+    async def mourn(agent: Child) -> None:
+        tell(f"{await agent.died()}; what it was to measure from now on will be missing")
+
+    vigils = [asyncio.ensure_future(mourn(agent)) for agent in agents]
+    try:
+        yield
+    finally:
+        for vigil in vigils:
+            vigil.cancel()
+        await asyncio.gather(*vigils, return_exceptions=True)
 
 
 async def _while_alive(children: list[Child], work: Coroutine[None, None, _T]) -> _T:

@@ -246,6 +246,11 @@ def test_the_wall_clock_may_jump_and_the_windows_keep_their_order_and_length():
     assert [window.duration_ns for window in windows] == [100 * MS] * 3
 
 
+def test_windows_end_after_those_of_the_execution_before():
+    _, result, _ = run(FakeEngine(SCRIPT), after_unix_ms=1 << 50)
+    assert [window.end_unix_ms - (1 << 50) for window in result.windows] == [1, 2, 3, 4]
+
+
 def test_a_window_that_outlives_the_deadline_is_no_longer_steady():
     cut = cutter(duration_ns=200 * MS)
     assert cut.cut(shot(100), {}).phase is Phase.STEADY

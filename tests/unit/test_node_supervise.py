@@ -575,6 +575,32 @@ def test_light_probes_pause_for_a_lease_and_it_waits_for_them(node: Node):
     assert resumed.setup.instance.assignment_id == "a" * 32
 
 
+def test_a_light_probe_that_resumes_goes_on_after_its_last_window(node: Node):
+    node.receive(plan(light()))
+    first = node.started(1)
+    first.step(5_000)
+    node.until(lambda: node.pass_time(1) or node.stored())
+    node.receive(lease())
+    node.started(2).end()
+    resumed = node.started(3)
+    assert (first.setup.after_unix_ms, resumed.setup.after_unix_ms) == (0, 5_000)
+
+
+def test_a_light_probe_that_changed_starts_when_the_one_before_it_has_ended(node: Node):
+    node.receive(plan(light()))
+    first = node.started(1)
+    first.deaf = True
+    first.step(5_000)
+    node.until(lambda: node.pass_time(1) or node.stored())
+    node.receive(plan(light(rate="20")))
+    node.until(lambda: first.stops == 1)
+    node.pass_time(1)
+    assert len(node.executions) == 1
+    first.step(6_000)
+    first.end()
+    assert node.started(2).setup.after_unix_ms == 6_000
+
+
 def test_a_lease_does_not_wait_long_for_a_light_probe(node: Node):
     node.receive(plan(light()))
     node.started(1).deaf = True

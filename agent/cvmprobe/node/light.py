@@ -70,6 +70,7 @@ class LightProbes:
         self._post = post
         self._clock = clock
         self._kept: list[_Kept] = []
+        self._ends_unix_ms: dict[str, int] = {}  # probe id -> the end of its last window, for when it starts anew
         self._admitted: frozenset[str] = frozenset()
         self._plan_ends_at = 0.0
         self._valid_for_ms = 0
@@ -96,6 +97,8 @@ class LightProbes:
             if kept.wanted:
                 del wanted[kept.probe.probe_id]
         self._kept += [_Kept(probe) for probe in wanted.values()]
+        present = {kept.probe.probe_id for kept in self._kept}
+        self._ends_unix_ms = {key: end for key, end in self._ends_unix_ms.items() if key in present}
         self.tick()
 
     def pause(self) -> None:
@@ -120,10 +123,15 @@ class LightProbes:
         self._kept = [kept for kept in self._kept if kept.wanted or kept.running]
         for kept in self._kept:
             if kept.running is None and kept.wanted and may_run and now >= kept.retry_at:
-                self._start(kept)
+                if not self._occupied(kept.probe.probe_id):
+                    self._start(kept)
             elif kept.running is not None and not kept.stopping and not (kept.wanted and may_run):
                 kept.stopping = True
                 kept.running.stop()
+
+    def _occupied(self, probe_id: str) -> bool:
+        """Whether a probe of that id still runs: it changed, and one instance has one window after the other."""
+        return any(kept.running is not None and kept.probe.probe_id == probe_id for kept in self._kept)
 
     def _start(self, kept: _Kept) -> None:
         probe = kept.probe
@@ -144,6 +152,7 @@ class LightProbes:
             raw_samples=False,
             peer=probe.peer,
             key=probe.key,
+            after_unix_ms=self._ends_unix_ms.get(probe.probe_id, 0),
         )
         kept.stopping = False
         kept.running = Running(
@@ -161,6 +170,7 @@ class LightProbes:
 
     def _window(self, kept: _Kept, window: Window) -> None:
         kept.failures = 0
+        self._ends_unix_ms[kept.probe.probe_id] = window.end_unix_ms
         self._take([window])
 
     def _ended(self, kept: _Kept, outcome: Outcome) -> None:

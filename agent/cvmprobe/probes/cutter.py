@@ -20,15 +20,17 @@ class Cutter:
     """Turns the snapshots of one execution, in their order, into windows without a hole between them.
 
     The first window begins at ``started_ns``. Phases: ``omit_ns`` of warm-up, which ``duration_ns``
-    includes (None: no end), then steady, then drain.
+    includes (None: no end), then steady, then drain. Every window ends after ``after_unix_ms``.
     """
 
-    def __init__(self, instance: Instance, *, started_ns: int, omit_ns: int, duration_ns: int | None) -> None:
+    def __init__(
+        self, instance: Instance, *, started_ns: int, omit_ns: int, duration_ns: int | None, after_unix_ms: int = 0
+    ) -> None:
         self._instance = instance
         self._steady_ns = started_ns + omit_ns
         self._deadline_ns = None if duration_ns is None else started_ns + duration_ns
         self._last: Snapshot | None = None
-        self._last_unix_ms = 0
+        self._last_unix_ms = after_unix_ms
         self.last_ns = started_ns
 
     def cut(self, snapshot: "Snapshot", facts: Mapping[str, str], pair: ClockPair | None = None) -> Window:

@@ -41,6 +41,7 @@ class Setup:
     peer: PeerAddress | None = None
     key: bytes = field(default=b"", repr=False)
     volume: Path | None = None
+    after_unix_ms: int = 0  # when the instance's last window ended: the wall clock may have gone back since
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +152,13 @@ class Execution:
         interval_ns = setup.interval_ms * _MS
         duration_ns = None if setup.duration_ms is None else setup.duration_ms * _MS
         omit_ns = self._face.omit_ms * _MS
-        cutter = Cutter(setup.instance, started_ns=engine.started_ns, omit_ns=omit_ns, duration_ns=duration_ns)
+        cutter = Cutter(
+            setup.instance,
+            started_ns=engine.started_ns,
+            omit_ns=omit_ns,
+            duration_ns=duration_ns,
+            after_unix_ms=setup.after_unix_ms,
+        )
         finished = False
         while not finished:
             intervals = (cutter.last_ns - engine.started_ns) // interval_ns + 1

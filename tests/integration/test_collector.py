@@ -3,7 +3,6 @@
 import asyncio
 import random
 from collections import Counter
-from contextlib import aclosing
 
 import pytest
 from tests.integration.collector_process import NOW_MS, Agent, Collector, collector, hold, until
@@ -208,12 +207,9 @@ async def test_live_windows_samples_and_heartbeats_reach_those_who_wait(tmp_path
         agent = Agent(served, "a")
         await agent.attached()
         await until(lambda: agent.heartbeats and agent.plans)
-        opened = asyncio.Event()
-        async with aclosing(client.watch_windows(ALL, opened)) as watch:
-            first = asyncio.ensure_future(anext(watch))
-            await asyncio.wait_for(opened.wait(), 20)
+        async with client.watching(ALL) as watch:
             agent.add(agent.window(1))
-            assert await asyncio.wait_for(first, 20) == agent.window(1)
+            assert await asyncio.wait_for(anext(watch), 20) == agent.window(1)
             assert [window async for window in client.query_windows(ALL, ALWAYS)] == [agent.window(1)]
         (probe,) = await client.list_probes(ALL)
         assert probe.windows == 1

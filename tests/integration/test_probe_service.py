@@ -168,24 +168,22 @@ async def test_a_watcher_gets_what_it_selected_and_leaves_no_trace(world):
 
 
 async def test_a_watcher_that_is_let_in_misses_nothing_from_then_on(world):
-    node, opened = MemoryNode(), asyncio.Event()
+    node = MemoryNode()
     async with world.serve(probe=node) as port, client(world, port) as probes:
-        async with aclosing(probes.watch_windows(EVERYTHING, opened)) as windows:
-            first = asyncio.ensure_future(anext(windows))
-            await asyncio.wait_for(opened.wait(), 20)
+        async with probes.watching(EVERYTHING) as windows:
             assert await probes.list_probes(EVERYTHING)  # as long as any question takes
             node.windows.publish(a_window(1))
-            assert await first == a_window(1)
+            assert await anext(windows) == a_window(1)
+        await until(lambda: not node.windows.watched)
 
 
-async def test_a_watcher_that_is_not_let_in_is_told(world):
-    opened = asyncio.Event()
+async def test_a_watcher_that_is_not_let_in_is_told_before_it_watches(world):
     async with world.serve(probe=MemoryNode()) as port:
         tls, address = world.client_tls, f"127.0.0.1:{port}"
         async with ProbeClient(address, tls, "agent-a", "the collector") as probes:
             with pytest.raises(DeniedError, match=r"^the collector refuses: agent a .* may not call"):
-                await anext(probes.watch_windows(EVERYTHING, opened))
-    assert not opened.is_set()
+                async with probes.watching(EVERYTHING):
+                    pytest.fail("it was let in")
 
 
 async def test_a_stalled_watcher_loses_with_a_count_and_slows_nobody(world):
@@ -359,7 +357,8 @@ async def test_a_watch_ends_with_its_token(world):
     tokens = StaticTokens({"short": Principal("viewer", Access.VIEWER, expires_unix_ms=soon)})
     async with world.serve(tokens, probe=MemoryNode()) as port, client(world, port, "short") as probes:
         with pytest.raises(DeniedError, match="the token has expired"):
-            await asyncio.wait_for(anext(probes.watch_windows(EVERYTHING)), 10)
+            async with probes.watching(EVERYTHING) as windows:
+                await asyncio.wait_for(anext(windows), 10)
 
 
 async def test_a_port_in_use_is_one_clear_line(world):

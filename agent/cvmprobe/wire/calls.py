@@ -11,6 +11,7 @@ from typing import TypeVar
 import grpc
 
 from cvmprobe.errors import DeniedError, ProbeError, RefusedError, UnreachableError, UsageError
+from cvmprobe.wire.channel import LET_IN
 from cvmprobe.wire.identity import OPEN_METHODS, Authenticator, Principal, allowed
 
 __all__ = ["Gate", "NotServedError", "answered", "caller", "streamed"]
@@ -144,7 +145,7 @@ def streamed(
     @functools.wraps(method)
     async def call(service: Service, request: Request, context: grpc.aio.ServicerContext[Request, Response]) -> None:
         async with _answering(context), aclosing(method(service, request)) as responses:
-            await context.send_initial_metadata(())  # the caller is let in: from now on nothing is missed
+            await context.send_initial_metadata((LET_IN,))  # from now on nothing is missed
             async for response in responses:
                 await context.write(response)
 

@@ -7,9 +7,12 @@ import grpc
 from cvmprobe.errors import DeniedError, ProbeError, RefusedError, UnreachableError, UsageError, WireError
 from cvmprobe.wire.tls import ClientTls
 
-__all__ = ["MESSAGE_CAP", "SHARED_OPTIONS", "bearer", "in_words", "open_channel"]
+__all__ = ["LET_IN", "MESSAGE_CAP", "SHARED_OPTIONS", "bearer", "in_words", "open_channel"]
 
 MESSAGE_CAP = 4 << 20  # bytes of one message, both ways
+
+LET_IN = ("cvmprobe-let-in", "1")
+"""Initial metadata of a stream whose caller was let in; that of a refusal is empty, and its status comes later."""
 
 SHARED_OPTIONS: Sequence[tuple[str, int | str]] = (
     ("grpc.max_receive_message_length", MESSAGE_CAP),

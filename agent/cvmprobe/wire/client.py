@@ -1,8 +1,7 @@
 """The client of ProbeService: the methods of ProbeHandler, at a collector or an agent."""
 
-import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
@@ -14,7 +13,7 @@ from cvmprobe.model.run import Run
 from cvmprobe.model.window import SampleBlock, Window
 from cvmprobe.v1 import probe_pb2 as wire
 from cvmprobe.v1.probe_pb2_grpc import ProbeServiceStub
-from cvmprobe.wire.channel import bearer, in_words, open_channel
+from cvmprobe.wire.channel import LET_IN, bearer, in_words, open_channel
 from cvmprobe.wire.codec.checks import each, within
 from cvmprobe.wire.codec.facts import decode_samples, decode_window
 from cvmprobe.wire.codec.query import (
@@ -91,12 +90,24 @@ class ProbeClient:
 
         return await _all(page, lambda response: each("probes", decode_probe, response.probes))
 
-    def watch_windows(
-        self, selection: Selection, opened: asyncio.Event | None = None
-    ) -> AsyncGenerator[Window | Missed, None]:
-        """Yield selected windows from now on, and where some did not reach us; now is when ``opened`` is set."""
+    def watch_windows(self, selection: Selection) -> AsyncGenerator[Window | Missed, None]:
+        """Yield selected windows from now on, and where some did not reach us."""
         request = wire.WatchWindowsRequest(selection=encode_selection(selection))
-        return self._follow(self._stub.WatchWindows, request, _window_or_missed, opened)
+        return self._follow(self._stub.WatchWindows, request, _window_or_missed)
+
+    @asynccontextmanager
+    async def watching(self, selection: Selection) -> AsyncIterator[AsyncIterator[Window | Missed]]:
+        """Watch windows within the block: whatever comes once it is entered is seen, or counted as missed."""
+        request = wire.WatchWindowsRequest(selection=encode_selection(selection))
+        call = self._stub.WatchWindows(request, metadata=self._metadata)
+        try:
+            if LET_IN not in tuple(await call.initial_metadata()):
+                await call.read()  # the status that says why
+            yield (_window_or_missed(response) async for response in call)
+        except grpc.aio.AioRpcError as error:
+            raise in_words(error, self._name) from error
+        finally:
+            call.cancel()
 
     def watch_samples(self, selection: Selection) -> AsyncGenerator[SampleBlock | Missed, None]:
         """Yield raw samples of the selected instances from now on."""
@@ -171,13 +182,9 @@ class ProbeClient:
         method: grpc.aio.UnaryStreamMultiCallable[Request, Response],
         request: Request,
         decode: Callable[[Response], T],
-        opened: asyncio.Event | None = None,
     ) -> AsyncGenerator[T, None]:
         call = method(request, metadata=self._metadata)
         try:
-            if opened is not None:
-                await call.wait_for_connection()
-                opened.set()
             async for response in call:
                 yield decode(response)
         except grpc.aio.AioRpcError as error:

@@ -32,9 +32,14 @@ class Machine:
         self.work.mkdir()
         self.runtime.mkdir(mode=0o700)
         self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("CVMPROBE_", "COLUMNS"))},
+            **{
+                name: value
+                for name, value in os.environ.items()
+                if not name.startswith(("CVMPROBE_", "COLUMNS", "KUBE"))
+            },
             "PYTHONPATH": SOURCE,
             "XDG_RUNTIME_DIR": str(self.runtime),
+            "HOME": str(directory),
             "TEST_MARK": self.mark,
         }
 

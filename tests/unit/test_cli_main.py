@@ -13,12 +13,14 @@ import cvmprobe
 from cvmprobe import __version__, errors
 from cvmprobe.cli import app as application
 from cvmprobe.cli import program
-from cvmprobe.cli.__main__ import main
+from cvmprobe.cli.__main__ import kubectl, main
 
 
 @pytest.fixture(autouse=True)
 def no_collector(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("KUBECONFIG", raising=False)
     monkeypatch.chdir(tmp_path)
 
 
@@ -75,7 +77,9 @@ def test_help_tells_a_newcomer_what_to_type(capsys, verb):
         (["run", "quick", "--local", "--scale", "0"], "scale must be above 0"),
         (["run", "quick", "--local", "--scale", "nan"], "scale must be above 0"),
         (["run", "slow", "--local"], "there is no suite 'slow'; there are: quick"),
-        (["run", "--local", "--collector", "a:1"], "--local starts a collector of its own"),
+        (["run", "--local", "--collector", "a:1"], "exclude each other"),
+        (["run", "--local", "--context", "c"], "exclude each other"),
+        (["run", "--cluster", "--keep"], "--keep and --volume belong to --local"),
         (["run", "--keep"], "--keep and --volume belong to --local"),
         (["run", "--local", "--volume", "none"], "--volume none is not a directory"),
         (["run", "--local", "-f", "none/x.zip"], "cannot write none/x.zip: none is not a directory"),
@@ -98,7 +102,20 @@ def test_bad_input_is_one_line_and_exit_2(capsys, arguments, message):
 @pytest.mark.parametrize("verb", ["get nodes", "get runs", "watch", "run quick", "snapshot export"])
 def test_without_a_collector_it_says_how_to_get_one(capsys, verb):
     assert main(verb.split()) == 1
-    assert "no collector is running here; start one with 'cvmprobe run quick --local --keep'" in one_line(capsys)
+    assert "no local run is alive, and there is no kubeconfig; start one with 'cvmprobe run" in one_line(capsys)
+
+
+@pytest.mark.parametrize("verb", ["get nodes", "get runs", "watch", "watch --agent a", "run quick", "snapshot export"])
+def test_a_kubeconfig_that_is_not_there_is_named(capsys, monkeypatch, verb):
+    monkeypatch.setenv("KUBECONFIG", "not-there")
+    assert main(verb.split()) == 2
+    assert "not-there cannot be used: Config not found: not-there; name another with KUBECONFIG" in one_line(capsys)
+
+
+def test_kubectl_calls_it_by_its_own_name(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["kubectl-cvmprobe", "get", "nods"])
+    assert kubectl() == 2
+    assert "No such command 'nods'. Did you mean 'nodes'? (see 'kubectl cvmprobe get --help')" in one_line(capsys)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +138,7 @@ def test_an_error_is_one_line_and_its_exit_code(capsys, failing, error, code):
     [
         ("duckdb", "pip install 'cvmprobe[collector]'"),
         ("rich.table", "pip install 'cvmprobe[cli]'"),
+        ("kubernetes.aio", "pip install 'cvmprobe[cli]'"),
         ("psutil", "pip install 'cvmprobe[agent]'"),
         ("cvmprobe.native.engine", "needs the native engines"),
         ("whatever", "broken installation"),
@@ -156,7 +174,7 @@ def test_a_bug_keeps_its_traceback(failing):
 
 
 def test_asking_a_collector_needs_no_database_and_no_engine():
-    heavy = "{'duckdb', 'cryptography', 'psutil', 'kubernetes', 'cvmprobe.probes', 'cvmprobe.cli.local'}"
+    heavy = "{'duckdb', 'cryptography', 'psutil', 'kubernetes', 'aiohttp', 'cvmprobe.probes', 'cvmprobe.cli.local'}"
     code = f"import sys, cvmprobe.cli.app; sys.exit(str({heavy} & set(sys.modules) or ''))"
     environment = {**os.environ, "PYTHONPATH": str(Path(cvmprobe.__file__).parents[1])}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)

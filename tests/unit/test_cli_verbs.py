@@ -4,6 +4,7 @@ import asyncio
 import csv
 import io
 import json
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
@@ -69,6 +70,10 @@ class Collector:
     async def list_probes(self, selection):
         self.asked.append(selection)
         return [ProbeStatus(INSTANCE, 2, 1_700_000_000_000)]
+
+    @asynccontextmanager
+    async def watching(self, selection):
+        yield self.watch_windows(selection)
 
     async def watch_windows(self, selection):
         self.asked.append(selection)

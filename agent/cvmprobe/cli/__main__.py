@@ -1,4 +1,4 @@
-"""Entry point of ``cvmprobe``: runs a verb and turns what went wrong into one line and an exit code.
+"""Entry point of ``cvmprobe`` and ``kubectl cvmprobe``: runs a verb, and tells what went wrong in one line and a code.
 
 0    done
 1    failed: something refused, broke or did not answer
@@ -12,7 +12,7 @@ import sys
 
 from cvmprobe.errors import ProbeError
 
-__all__ = ["main"]
+__all__ = ["kubectl", "main"]
 
 _INTERRUPTED = 130
 _EXTRAS = {
@@ -20,7 +20,7 @@ _EXTRAS = {
     "duckdb": "collector",
     "grpc_health": "collector",
     "grpc_reflection": "collector",
-    "kubernetes": "collector",
+    "kubernetes": "cli",
     "psutil": "agent",
     "rich": "cli",
     "typer": "cli",
@@ -28,13 +28,18 @@ _EXTRAS = {
 }
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
+def kubectl() -> int:
+    """Run the command line as kubectl's plugin: the same, but the cluster is preferred to a local run."""
+    return main(name="kubectl cvmprobe")
+
+
+def main(arguments: list[str] | None = None, name: str = "cvmprobe") -> int:
+    """Run the command line, called by ``name``, and return its exit code."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a sign still gets the figures
     try:
-        code = _run(sys.argv[1:] if arguments is None else arguments)
+        code = _run(sys.argv[1:] if arguments is None else arguments, name)
         sys.stdout.flush()
     except ProbeError as error:
         return _fail(str(error), error.exit_code)
@@ -50,17 +55,17 @@ def main(arguments: list[str] | None = None) -> int:
     return code
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str], name: str) -> int:
     from typer.exceptions import TyperException  # noqa: PLC0415 - a missing extra is told in one line
     from typer.main import get_command  # noqa: PLC0415
 
     from cvmprobe.cli.app import app  # noqa: PLC0415
 
     try:
-        code = get_command(app).main(arguments, prog_name="cvmprobe", standalone_mode=False)
+        code = get_command(app).main(arguments, prog_name=name, standalone_mode=False)
     except TyperException as error:
         context = getattr(error, "ctx", None)
-        command = "cvmprobe" if context is None else context.command_path
+        command = name if context is None else context.command_path
         message = error.format_message().replace(": Value error, ", ": ").rstrip(".")  # words of typer's validator
         return _fail(f"{message} (see '{command} --help')", error.exit_code)
     return code if isinstance(code, int) else 0

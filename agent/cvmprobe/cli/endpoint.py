@@ -1,4 +1,4 @@
-"""Where the collector is: found in the file a local run leaves in the runtime directory, or told by flags.
+"""One collector at a known address: told by flags, or found in the file a local run leaves in the runtime directory.
 
 $XDG_RUNTIME_DIR/cvmprobe, else /tmp/cvmprobe-<uid>     0700, ours
 ├── endpoint.json    0600: address, server name, CA, token, and the process that keeps it alive
@@ -6,42 +6,21 @@ $XDG_RUNTIME_DIR/cvmprobe, else /tmp/cvmprobe-<uid>     0700, ours
 └── local/           the state of the local run
 """
 
-import asyncio
 import os
 import stat
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import ClassVar
 
 import msgspec
-import typer
 
 from cvmprobe.errors import UnreachableError, UsageError
 from cvmprobe.wire.client import ProbeClient
 from cvmprobe.wire.tls import ClientTls
 
-__all__ = [
-    "CaFileOption",
-    "CollectorOption",
-    "Connection",
-    "TokenFileOption",
-    "ask",
-    "find",
-    "process_start",
-    "runtime_dir",
-]
-
-_T = TypeVar("_T")
-_START_HERE = "start one with 'cvmprobe run quick --local --keep', or give --collector, --ca-file and --token-file"
-
-CollectorOption = Annotated[
-    str | None, typer.Option("--collector", metavar="HOST:PORT", help="Collector to ask; default: the local run's.")
-]
-CaFileOption = Annotated[
-    Path | None, typer.Option("--ca-file", help="PEM file of the CA its certificate must chain to.")
-]
-TokenFileOption = Annotated[Path | None, typer.Option("--token-file", help="File with the token to show.")]
+__all__ = ["Connection", "given_connection", "local_connection", "process_start", "runtime_dir"]
 
 
 class Connection(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,11 +32,29 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
     token: str
     pid: int = 0
     started: str = ""
+    lasting: ClassVar[bool] = False  # when it breaks, what it led to has most likely ended
 
     def client(self, address: str | None = None, server_name: str | None = None) -> ProbeClient:
         """Return a client of the collector, or of another server its CA vouches for."""
         tls = ClientTls(self.ca_pem.encode(), server_name or self.server_name)
         return ProbeClient(address or self.address, tls, self.token)
+
+    @asynccontextmanager
+    async def agent(self, name: str) -> AsyncIterator[ProbeClient]:
+        """Give a client of an agent's own service; the collector knows its port. UsageError where there is none."""
+        async with self.client() as client:
+            nodes = await client.list_nodes()
+        known = {str(node.endpoint): node for node in nodes} | {node.endpoint.node: node for node in reversed(nodes)}
+        if name not in known:
+            there = ", ".join(str(node.endpoint) for node in nodes)
+            raise UsageError(f"--agent {name!r}: no such node; there are: {there}")
+        found = known[name]
+        if not found.probe_service_port:
+            raise UsageError(
+                f"--agent {name!r}: {found.endpoint} serves nobody itself; watch it at the collector: --node {name}"
+            )
+        async with self.client(f"127.0.0.1:{found.probe_service_port}", found.endpoint.server_name) as client:
+            yield client
 
     def write(self, path: Path) -> None:
         """Write the file the other verbs find us by: whole or not at all, for our eyes only."""
@@ -68,30 +65,32 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
         draft.replace(path)
 
 
-def find(collector: str | None, ca_file: Path | None, token_file: Path | None) -> Connection:
-    """Return the collector named by flags, else the one of the local run. Raises UsageError or UnreachableError."""
-    if collector is None:
-        if ca_file or token_file:
-            raise UsageError("--ca-file and --token-file belong to --collector, which is missing")
-        return _local(runtime_dir(create=False) / "endpoint.json")
-    host, _, port = collector.rpartition(":")
+def given_connection(address: str, ca_file: Path | None, token_file: Path | None) -> Connection:
+    """Return the collector at ``address`` (host:port), as flags tell it. Raises UsageError."""
+    host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
-        raise UsageError(f"--collector {collector!r} is not HOST:PORT, as in 127.0.0.1:7443")
+        raise UsageError(f"--collector {address!r} is not HOST:PORT, as in 127.0.0.1:7443")
     if ca_file is None or token_file is None:
-        raise UsageError(f"--collector {collector} also needs --ca-file and --token-file")
+        raise UsageError(f"--collector {address} also needs --ca-file and --token-file")
     return Connection(
-        address=collector, server_name=host.strip("[]"), ca_pem=_read(ca_file), token=_read(token_file).strip()
+        address=address, server_name=host.strip("[]"), ca_pem=_read(ca_file), token=_read(token_file).strip()
     )
 
 
-def ask(connection: Connection, question: Callable[[ProbeClient], Awaitable[_T]]) -> _T:
-    """Put one question to a collector and return the answer."""
-
-    async def put() -> _T:
-        async with connection.client() as client:
-            return await question(client)
-
-    return asyncio.run(put())
+def local_connection() -> Connection:
+    """Return the collector of the living local run. Raises UnreachableError where there is none."""
+    if sys.platform == "win32":
+        raise UnreachableError("a local run needs Linux")
+    path = runtime_dir(create=False) / "endpoint.json"
+    try:
+        connection = msgspec.json.decode(path.read_bytes(), type=Connection)
+    except FileNotFoundError:
+        raise UnreachableError("no local run is alive") from None
+    except msgspec.DecodeError as error:
+        raise UnreachableError(f"{path} cannot be read ({error}); remove it") from error
+    if connection.pid <= 0 or process_start(connection.pid) != connection.started:
+        raise UnreachableError(f"the local run (process {connection.pid}) has ended")
+    return connection
 
 
 def runtime_dir(*, create: bool) -> Path:
@@ -132,18 +131,6 @@ def _is_ours(directory: Path) -> bool:
         return directory.stat().st_uid == os.getuid()
     except OSError:
         return False
-
-
-def _local(path: Path) -> Connection:
-    try:
-        connection = msgspec.json.decode(path.read_bytes(), type=Connection)
-    except FileNotFoundError:
-        raise UnreachableError(f"no collector is running here; {_START_HERE}") from None
-    except msgspec.DecodeError as error:
-        raise UnreachableError(f"{path} cannot be read ({error}); remove it") from error
-    if connection.pid <= 0 or process_start(connection.pid) != connection.started:
-        raise UnreachableError(f"the local run (process {connection.pid}) has ended; {_START_HERE}")
-    return connection
 
 
 def _read(path: Path) -> str:

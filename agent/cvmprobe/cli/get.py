@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from cvmprobe.cli.endpoint import CaFileOption, CollectorOption, TokenFileOption, ask, find
 from cvmprobe.cli.figures import labels, measurement, short
+from cvmprobe.cli.find import Where, ask, find, located
 from cvmprobe.cli.output import DASH, Column, Format, FormatOption, show, tabulate
 from cvmprobe.cli.records import metric_records, node_record, probe_record, run_record, window_record
 from cvmprobe.cli.selection import NodeOption, PathOption, ProbeOption, TargetOption, selection, since_range
@@ -15,6 +15,7 @@ from cvmprobe.cli.windows import clock, window_table
 from cvmprobe.model.query import NodeStatus, ProbeStatus
 from cvmprobe.model.run import Run
 from cvmprobe.model.window import Window
+from cvmprobe.wire.identity import Access
 
 __all__ = ["app", "get_nodes", "get_probes", "get_runs", "get_windows"]
 
@@ -73,42 +74,42 @@ def _probe_table(found: Sequence[ProbeStatus]) -> Table:
 
 
 @app.command("nodes")
+@located
 def get_nodes(
+    where: Where,
     form: FormatOption = Format.TABLE,
-    collector: CollectorOption = None,
-    ca_file: CaFileOption = None,
-    token_file: TokenFileOption = None,
 ) -> None:
     """Print every endpoint: whether its agent is there, what it is, and the accounts of its delivery.
 
     Example: cvmprobe get nodes -o yaml    (with all facts of each node, and where each comes from)
     """
-    nodes = ask(find(collector, ca_file, token_file), lambda client: client.list_nodes())
+    nodes = ask(find(where, Access.VIEWER), lambda client: client.list_nodes())
     show(form, tabulate(_NODES, nodes), [node_record(node) for node in nodes])
 
 
 @app.command("probes")
+@located
 def get_probes(
+    where: Where,
     node: NodeOption = None,
     probe: ProbeOption = None,
     path: PathOption = None,
     target: TargetOption = None,
     form: FormatOption = Format.TABLE,
-    collector: CollectorOption = None,
-    ca_file: CaFileOption = None,
-    token_file: TokenFileOption = None,
 ) -> None:
     """Print every probe instance that runs, or last ran.
 
     Example: cvmprobe get probes --node local-a
     """
     wanted = selection(node, probe, path, target)
-    found = ask(find(collector, ca_file, token_file), lambda client: client.list_probes(wanted))
+    found = ask(find(where, Access.VIEWER), lambda client: client.list_probes(wanted))
     show(form, _probe_table(found), [probe_record(status) for status in found])
 
 
 @app.command("windows")
+@located
 def get_windows(
+    where: Where,
     since: Annotated[str | None, typer.Option(metavar="SPAN", help="Only the last 90s, 5m, 2h or 1d.")] = None,
     run: Annotated[str | None, typer.Option(metavar="RUN", help="Only windows of this run.")] = None,
     node: NodeOption = None,
@@ -116,32 +117,28 @@ def get_windows(
     path: PathOption = None,
     target: TargetOption = None,
     form: FormatOption = Format.TABLE,
-    collector: CollectorOption = None,
-    ca_file: CaFileOption = None,
-    token_file: TokenFileOption = None,
 ) -> None:
     """Print stored windows. csv has one row per window and metric; json and yaml keep the histograms whole.
 
     Example: cvmprobe get windows --since 5m --probe tcp_rr -o csv > rr.csv
     """
     wanted, span = selection(node, probe, path, target, run), since_range(since)
-    windows = ask(find(collector, ca_file, token_file), lambda client: _collect(client.query_windows(wanted, span)))
+    windows = ask(find(where, Access.VIEWER), lambda client: _collect(client.query_windows(wanted, span)))
     flat = [row for window in windows for row in metric_records(window)]
     show(form, window_table(windows), [window_record(window) for window in windows], flat)
 
 
 @app.command("runs")
+@located
 def get_runs(
+    where: Where,
     form: FormatOption = Format.TABLE,
-    collector: CollectorOption = None,
-    ca_file: CaFileOption = None,
-    token_file: TokenFileOption = None,
 ) -> None:
     """Print all runs, the newest first.
 
     Example: cvmprobe get runs -o json
     """
-    runs = ask(find(collector, ca_file, token_file), lambda client: client.list_runs())
+    runs = ask(find(where, Access.VIEWER), lambda client: client.list_runs())
     show(form, tabulate(_RUNS, runs), [run_record(run) for run in runs])
 
 

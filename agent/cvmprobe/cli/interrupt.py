@@ -10,20 +10,25 @@ __all__ = ["run_to_the_end"]
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def run_to_the_end(work: Callable[[], Coroutine[None, None, int]], done: Callable[[], int | None]) -> int:
+def run_to_the_end(
+    work: Callable[[], Coroutine[None, None, int]], done: Callable[[], int | None], *, insistent: bool = False
+) -> int:
     """Run ``work`` and return its exit code; a signal cancels it, once, and a second one is ignored.
 
-    After a signal the code is 128 + its number, unless ``done`` tells that all that was asked for is there.
+    ``insistent``: a second one cancels, too, what it does at its end. After a signal the code is 128 + its number,
+    unless ``done`` tells that all that was asked for is there.
     """
-    return asyncio.run(_run(work, done))
+    return asyncio.run(_run(work, done, insistent=insistent))
 
 
-async def _run(work: Callable[[], Coroutine[None, None, int]], done: Callable[[], int | None]) -> int:
+async def _run(
+    work: Callable[[], Coroutine[None, None, int]], done: Callable[[], int | None], *, insistent: bool
+) -> int:
     caught: list[int] = []
     task = asyncio.create_task(work())
 
     def interrupt(number: int) -> None:
-        if not caught:
+        if insistent or not caught:
             task.cancel()
         caught.append(number)
 

@@ -23,6 +23,7 @@ __all__ = [
     "FormatOption",
     "Record",
     "RecordStream",
+    "aside",
     "microseconds",
     "note",
     "notes_console",
@@ -118,6 +119,11 @@ def notes_console() -> Console:
 def note(text: str) -> None:
     """Tell a person something that is not part of the result."""
     notes_console().print(text, soft_wrap=True, markup=False)
+
+
+def aside(text: str) -> None:
+    """Tell a person something in passing, dimly."""
+    notes_console().print(text, style="dim", soft_wrap=True, markup=False)
 
 
 def _print_whole(table: RenderableType) -> None:

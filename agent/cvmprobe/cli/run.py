@@ -1,17 +1,19 @@
 """cvmprobe run: execute a suite, show how far it is, then a table, and keep the result in a file."""
 
 import asyncio
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
-from cvmprobe.cli.endpoint import CaFileOption, CollectorOption, Connection, TokenFileOption, find
 from cvmprobe.cli.export import export, fresh_path
 from cvmprobe.cli.figures import figures_of_summaries
+from cvmprobe.cli.find import Where, find, located
 from cvmprobe.cli.interrupt import run_to_the_end
+from cvmprobe.cli.line import Line, Way
 from cvmprobe.cli.output import Format, FormatOption, note, show
 from cvmprobe.cli.progress import RunDisplay
 from cvmprobe.cli.records import run_record, summary_metric_record, summary_record
@@ -21,6 +23,7 @@ from cvmprobe.model.query import Missed, Selection, SnapshotFormat, Summary, Tim
 from cvmprobe.model.run import Run, RunState
 from cvmprobe.suites import load_suite, scaled
 from cvmprobe.wire.client import ProbeClient
+from cvmprobe.wire.identity import Access
 
 __all__ = ["HELP", "run"]
 
@@ -28,7 +31,8 @@ HELP: Final = """
 Execute a suite of measurements and print the figures.
 
 With --local it measures this machine: a collector and two agents are started for it, talk TLS over loopback,
-and are gone afterwards. Without, it asks the collector of a cluster, or a local run kept alive with --keep.
+and are gone afterwards. Without, it asks a local run kept alive with --keep, or the collector of a cluster.
+A cluster goes on measuring when this machine is cut off; Ctrl-C cancels the run there.
 
 Measure this machine, in about a minute; or shorter and rougher:
 
@@ -42,16 +46,22 @@ Measure the disk under a directory; hand the figures to a program:
 
     cvmprobe run quick --local -o json > run.json
 
+Measure the cluster of your kubeconfig:
+
+    cvmprobe run quick --context production
+
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 some measurements are missing.
 """
 
 _Result = tuple[Run, Sequence[Summary]]
-_CANCEL_S: Final = 5.0
+_CANCEL_S: Final = 10.0
+_LOCAL: Final = "Measure this machine; needs no cluster and no root."
 
 
+@partial(located, local=_LOCAL)
 def run(
+    where: Where,
     suite: Annotated[str, typer.Argument(help="What to measure; 'quick' takes about a minute.")] = "quick",
-    local: Annotated[bool, typer.Option("--local", help="Measure this machine; needs no cluster and no root.")] = False,
     scale: Annotated[float, typer.Option(metavar="SCALE", help="Durations and file sizes times this, up to 1.")] = 1.0,
     keep: Annotated[bool, typer.Option("--keep", help="With --local: stay alive afterwards, until Ctrl-C.")] = False,
     volume: Annotated[
@@ -61,21 +71,17 @@ def run(
         Path | None, typer.Option("--output", "-f", help="Snapshot to write; default: cvmprobe-DATE-TIME.snapshot.zip.")
     ] = None,
     form: FormatOption = Format.TABLE,
-    collector: CollectorOption = None,
-    ca_file: CaFileOption = None,
-    token_file: TokenFileOption = None,
 ) -> None:
     """Run a suite, here or in a cluster."""
+    where.check()
     scaled(load_suite(suite), scale)  # a wrong name or scale is told before anything is started
     path = fresh_path(output)
-    if local:
-        if collector or ca_file or token_file:
-            raise UsageError("--local starts a collector of its own; leave --collector, --ca-file and --token-file out")
+    if where.local:
         code = _run_local(suite, scale, path, _volume(volume, path), form, keep=keep)
     else:
         if keep or volume:
             raise UsageError("--keep and --volume belong to --local")
-        code = _run_remote(suite, scale, path, form, find(collector, ca_file, token_file))
+        code = _run_remote(suite, scale, path, form, find(where, Access.RUNNER))
     raise typer.Exit(code)
 
 
@@ -94,35 +100,58 @@ def _run_local(suite: str, scale: float, path: Path, volume: Path, form: Format,
     async def work() -> int:
         with RunDisplay() as display:
             async with local_cluster(volume, display.say, display.note) as cluster:
-                async with cluster.connection.client() as client:
-                    result = await cluster.while_alive(_measure(client, suite, scale, path, display))
+                result = await cluster.while_alive(_measure(cluster.connection, suite, scale, path, display))
                 display.stop()
                 codes.append(_report(result, path, form))
                 if keep:
                     _advise_kept()
                     await cluster.while_alive(asyncio.Event().wait())
                 else:
-                    _advise(path)
+                    _advise(path, "cvmprobe run quick --local --keep     and then, elsewhere: cvmprobe watch")
             return codes[0]
 
     return run_to_the_end(work, lambda: codes[0] if codes else None)
 
 
-def _run_remote(suite: str, scale: float, path: Path, form: Format, connection: Connection) -> int:
+def _run_remote(suite: str, scale: float, path: Path, form: Format, way: Way) -> int:
     async def work() -> int:
         with RunDisplay() as display:
-            async with connection.client() as client:
-                result = await _measure(client, suite, scale, path, display)
+            result = await _measure(way, suite, scale, path, display)
         code = _report(result, path, form)
-        _advise(path)
+        _advise(path, "cvmprobe watch", "cvmprobe get nodes")
         return code
 
-    return run_to_the_end(work, lambda: None)
+    return run_to_the_end(work, lambda: None, insistent=True)
 
 
-async def _measure(client: ProbeClient, suite: str, scale: float, path: Path, display: RunDisplay) -> _Result:
-    """Execute the run, export it to ``path`` and return it with its figures."""
-    run = await _follow(client, await client.start_run(suite, scale), display)
+async def _measure(way: Way, suite: str, scale: float, path: Path, display: RunDisplay) -> _Result:
+    """Execute a run, export it to ``path`` and return it with its figures.
+
+    When the way breaks the run goes on, and is watched again. When we are interrupted it is cancelled.
+    """
+    line = Line(way.client, lasting=way.lasting, tell=display.note)
+    run: Run | None = None
+    try:
+        while True:
+            async with line as client:
+                if run is None:
+                    run = await client.start_run(suite, scale)
+                    display.cost(run)
+                    line.works()
+                async with _rates(client, display), aclosing(client.watch_run(run.run_id)) as states:
+                    async for run in states:
+                        display.run(run)
+                        if not run.state.ended:  # what is left then is short, and is not begun again for ever
+                            line.works()
+                return await _take(client, run, path, display)
+    except asyncio.CancelledError:
+        if run is not None and not run.state.ended:
+            await _cancel(way, run, display)
+        raise
+
+
+async def _take(client: ProbeClient, run: Run, path: Path, display: RunDisplay) -> _Result:
+    """Write the snapshot of a run that has ended, and ask for its figures."""
     display.say(f"writing {path}")
     await export(
         client.export_snapshot(run.run_id, TimeRange(), with_samples=True, snapshot_format=SnapshotFormat.ZIP), path
@@ -130,21 +159,27 @@ async def _measure(client: ProbeClient, suite: str, scale: float, path: Path, di
     return run, await client.summarize(Selection(run_id=run.run_id), TimeRange())
 
 
-async def _follow(client: ProbeClient, run: Run, display: RunDisplay) -> Run:
-    """Show a run until it has ended; cancel it at the collector when we are interrupted."""
-    display.cost(run)
+async def _cancel(way: Way, run: Run, display: RunDisplay) -> None:
+    """Have a run end; another interrupt leaves it alone."""
+    display.note(f"cancelling run {run.run_id}; Ctrl-C again leaves at once")
+    try:
+        async with asyncio.timeout(_CANCEL_S), way.client() as client:
+            run = await client.cancel_run(run.run_id)
+    except (ProbeError, TimeoutError) as error:
+        display.note(f"run {run.run_id} could not be cancelled, and goes on: {error or 'no answer'}")
+    else:
+        display.note(f"run {run.run_id} is {run.state}; what it measured: cvmprobe get windows --run {run.run_id}")
+
+
+@asynccontextmanager
+async def _rates(client: ProbeClient, display: RunDisplay) -> AsyncIterator[None]:
+    """Show rates beside the block; that they cannot be shown is no reason to end it."""
     rates = asyncio.create_task(_show_rates(client, display))
     try:
-        async for run in client.watch_run(run.run_id):  # noqa: B020, PLR1704 - the same run, as it then stands
-            display.run(run)
-    except asyncio.CancelledError:
-        with suppress(ProbeError, TimeoutError):
-            await asyncio.wait_for(client.cancel_run(run.run_id), _CANCEL_S)
-        raise
+        yield
     finally:
         rates.cancel()
         await asyncio.gather(rates, return_exceptions=True)
-    return run
 
 
 async def _show_rates(client: ProbeClient, display: RunDisplay) -> None:
@@ -166,11 +201,12 @@ def _report(result: _Result, path: Path, form: Format) -> int:
     return PartialError.exit_code if run.state is RunState.PARTIAL else ProbeError.exit_code
 
 
-def _advise(path: Path) -> None:
+def _advise(path: Path, *more: str) -> None:
     note("Next:")
     note(f"  cvmprobe snapshot show {path}")
     note(f"  cvmprobe snapshot show {path} -o csv")
-    note("  cvmprobe run quick --local --keep     and then, elsewhere: cvmprobe watch")
+    for line in more:
+        note(f"  {line}")
 
 
 def _advise_kept() -> None:

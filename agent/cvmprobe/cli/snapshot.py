@@ -6,12 +6,13 @@ from typing import Annotated
 
 import typer
 
-from cvmprobe.cli.endpoint import CaFileOption, CollectorOption, TokenFileOption, find
 from cvmprobe.cli.export import export, fresh_path
+from cvmprobe.cli.find import Where, find, located
 from cvmprobe.cli.output import Format, FormatOption, note
 from cvmprobe.cli.selection import since_range
 from cvmprobe.errors import UsageError
 from cvmprobe.model.query import SnapshotFormat
+from cvmprobe.wire.identity import Access
 
 __all__ = ["app", "export_snapshot", "show_snapshot"]
 
@@ -21,7 +22,9 @@ _SUFFIXES = {SnapshotFormat.ZIP: "snapshot.zip", SnapshotFormat.JSON: "json", Sn
 
 
 @app.command("export")
+@located
 def export_snapshot(
+    where: Where,
     run: Annotated[str | None, typer.Option(metavar="RUN", help="Only this run, as 'get runs' names it.")] = None,
     since: Annotated[str | None, typer.Option(metavar="SPAN", help="Only the last 90s, 5m, 2h or 1d.")] = None,
     output: Annotated[
@@ -29,9 +32,6 @@ def export_snapshot(
     ] = None,
     samples: Annotated[bool, typer.Option("--samples/--no-samples", help="With raw samples.")] = False,
     snapshot_format: Annotated[SnapshotFormat, typer.Option("--format", help="What to write.")] = SnapshotFormat.ZIP,
-    collector: CollectorOption = None,
-    ca_file: CaFileOption = None,
-    token_file: TokenFileOption = None,
 ) -> None:
     """Write a snapshot: everything a collector holds, of one run, or of the last while.
 
@@ -41,9 +41,10 @@ def export_snapshot(
         raise UsageError("--run and --since exclude each other: a run has its own time")
     path = fresh_path(output, _SUFFIXES[snapshot_format])
     span = since_range(since)
+    way = find(where, Access.VIEWER)
 
     async def write() -> None:
-        async with find(collector, ca_file, token_file).client() as client:
+        async with way.client() as client:
             chunks = client.export_snapshot(run, span, with_samples=samples, snapshot_format=snapshot_format)
             await export(chunks, path)
 

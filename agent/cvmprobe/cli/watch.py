@@ -3,23 +3,26 @@
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
+from functools import partial
 from typing import Annotated, Final
 
 import typer
 from rich.console import Console
 from rich.live import Live
 
-from cvmprobe.cli.endpoint import CaFileOption, CollectorOption, Connection, TokenFileOption, find
 from cvmprobe.cli.figures import Measurement, measurement
+from cvmprobe.cli.find import Where, find, located
+from cvmprobe.cli.follow import follow
+from cvmprobe.cli.line import Line, Way
 from cvmprobe.cli.output import Format, FormatOption, RecordStream, note
 from cvmprobe.cli.records import METRIC_KEYS, metric_records, window_record
 from cvmprobe.cli.selection import NodeOption, PathOption, ProbeOption, TargetOption, selection
 from cvmprobe.cli.windows import window_columns, window_table
-from cvmprobe.errors import UsageError
-from cvmprobe.model.query import Missed, Selection
+from cvmprobe.model.query import Selection
 from cvmprobe.model.window import Window
-from cvmprobe.wire.client import ProbeClient
+from cvmprobe.wire.identity import Access
 
 __all__ = ["HELP", "watch"]
 
@@ -40,9 +43,11 @@ Watch everything; or ask one agent itself, not the collector; or feed a program:
 _STALE_S: Final = 60.0  # a measurement that has been silent for so long leaves the table
 
 
+@located
 def watch(
+    where: Where,
     agent: Annotated[
-        str | None, typer.Option(metavar="NODE", help="Watch this agent's own service on loopback.")
+        str | None, typer.Option(metavar="NODE", help="Watch the agent of this node itself, not the collector.")
     ] = None,
     count: Annotated[int | None, typer.Option(min=1, help="End after so many windows.")] = None,
     node: NodeOption = None,
@@ -50,65 +55,48 @@ def watch(
     path: PathOption = None,
     target: TargetOption = None,
     form: FormatOption = Format.TABLE,
-    collector: CollectorOption = None,
-    ca_file: CaFileOption = None,
-    token_file: TokenFileOption = None,
 ) -> None:
     """Watch until Ctrl-C, or until ``count`` windows have come."""
-    connection = find(collector, ca_file, token_file)
-    asyncio.run(_watch(connection, agent, selection(node, probe, path, target), count, form))
+    way = find(where, Access.VIEWER)
+    asyncio.run(_watch(way, agent, selection(node, probe, path, target), count, form))
 
 
-async def _watch(connection: Connection, agent: str | None, wanted: Selection, count: int | None, form: Format) -> None:
-    async with connection.client() if agent is None else await _agent_client(connection, agent) as client:
-        if form is Format.TABLE and sys.stdout.isatty():
-            with Live(console=Console(highlight=False), auto_refresh=False) as live:
-                await _show_table(_windows(client, wanted, count, live.console.print), live)
-            return
-        windows = _windows(client, wanted, count, note)
+async def _watch(way: Way, agent: str | None, wanted: Selection, count: int | None, form: Format) -> None:
+    def windows(tell: Callable[[str], None]) -> AsyncGenerator[Window, None]:
+        opener = way.client if agent is None else partial(way.agent, agent)
+        line = Line(opener, lasting=way.lasting, tell=tell)
+        return _some(follow(line, wanted, tell, stored=agent is None), count)
+
+    if form is Format.TABLE and sys.stdout.isatty():
+        with Live(console=Console(highlight=False), auto_refresh=False) as live:
+            async with aclosing(windows(partial(live.console.print, markup=False))) as shown:
+                await _show_table(shown, live)
+        return
+    async with aclosing(windows(note)) as shown:
         if form is Format.TABLE:
-            await _show_lines(windows)
+            await _show_lines(shown)
         else:
             stream = RecordStream(form, METRIC_KEYS)
-            async for window in windows:
+            async for window in shown:
                 stream.write(window_record(window), metric_records(window))
 
 
-async def _agent_client(connection: Connection, name: str) -> ProbeClient:
-    """Return a client of the agent's own service; the collector knows its port."""
-    async with connection.client() as client:
-        nodes = await client.list_nodes()
-    known = {str(node.endpoint): node for node in nodes} | {node.endpoint.node: node for node in reversed(nodes)}
-    if name not in known:
-        raise UsageError(
-            f"--agent {name!r}: no such node; there are: {', '.join(str(node.endpoint) for node in nodes)}"
-        )
-    found = known[name]
-    if not found.probe_service_port:
-        raise UsageError(
-            f"--agent {name!r}: {found.endpoint} serves nobody itself; watch it at the collector: --node {name}"
-        )
-    return connection.client(f"127.0.0.1:{found.probe_service_port}", found.endpoint.server_name)
-
-
-async def _windows(
-    client: ProbeClient, wanted: Selection, count: int | None, tell: Callable[[str], None]
-) -> AsyncIterator[Window]:
+async def _some(windows: AsyncGenerator[Window, None], count: int | None) -> AsyncGenerator[Window, None]:
+    """Yield ``count`` windows, or all for None."""
     seen = 0
-    async for item in client.watch_windows(wanted):
-        if isinstance(item, Missed):
-            tell(f"missed {item.count} windows: they came faster than they could be shown")
-            continue
-        yield item
-        seen += 1
-        if seen == count:
-            return
+    async with aclosing(windows):
+        async for window in windows:
+            yield window
+            seen += 1
+            if seen == count:
+                return
 
 
 async def _show_lines(windows: AsyncIterator[Window]) -> None:
     """Print one line for each window, under one header, each column at least as wide as its title."""
     columns = window_columns(lambda _: "")
-    widths = [max(len(column.header), 12) for column in columns]
+    header = [column.header for column in columns]
+    widths = [max(len(title), 12) for title in header]
 
     def line(texts: list[str]) -> None:
         sys.stdout.write(
@@ -116,8 +104,10 @@ async def _show_lines(windows: AsyncIterator[Window]) -> None:
         )
         sys.stdout.flush()
 
-    line([column.header for column in columns])
     async for window in windows:
+        if header:
+            line(header)
+            header = []
         line([column.cell(window) for column in columns])
 
 

@@ -12,6 +12,7 @@ from cvmprobe.cli.tables import tables
 from cvmprobe.cli.windows import window_columns
 from cvmprobe.model.endpoint import Endpoint, EndpointTarget, Path, Role, VolumeTarget
 from cvmprobe.model.histogram import Histogram
+from cvmprobe.model.run import Cost, LeaseRecord, Run, RunState
 from cvmprobe.model.window import Direction, Flag, Instance, Phase, Probe, Window
 
 A, B = Endpoint("local-a", Role.POD), Endpoint("local-b", Role.POD)
@@ -50,10 +51,10 @@ WRITE = window(
 )
 
 
-def rendered(windows, width=400):
+def rendered(windows, width=400, runs=()):
     console = Console(width=width, color_system=None, force_terminal=False)
     with console.capture() as capture:
-        console.print(tables(figures_of_summaries(summarize(windows))))
+        console.print(tables(figures_of_summaries(summarize(windows)), runs))
     return [line.rstrip() for line in capture.get().splitlines()]
 
 
@@ -112,8 +113,25 @@ def test_each_probe_has_a_table():
 
 def test_spoiled_windows_are_left_out_and_counted():
     columns, _ = cells([WRITE])
-    assert (columns["n"], columns["flags"]) == ("0", "cut 1, 1 left out")
+    assert (columns["n"], columns["flags"]) == ("0", "cut 1, 1 of 1 left out")
     assert any("harness spoiled" in line for line in rendered([WRITE]))
+
+
+def test_a_measurement_that_ended_in_its_warm_up_says_so():
+    row = rendered([replace(STREAM, phase=Phase.WARMUP, flags=frozenset([Flag.CUT]))])[3]
+    assert row.split(maxsplit=4) == ["local-a", "local-b", "loopback", "0", "ended before it was steady"]
+
+
+def test_what_failed_is_told_with_its_reason():
+    failed = LeaseRecord("lease", "stream", STREAM.instance, "failed", "local-b/pod is not attached", {})
+    again = replace(failed, lease_id="other")
+    done = replace(failed, lease_id="third", state="done", detail="")
+    run = Run("r", "quick", 1.0, RunState.PARTIAL, 1, 2, Cost(1, 1, 1), 5, (failed, again, done))
+    told = [line for line in rendered([RR], runs=[run]) if line.startswith(("failed", "never"))]
+    assert told == [
+        "failed: stream  local-a/pod → local-b/pod over loopback: local-b/pod is not attached",
+        "never begun: 2 of 5 measurements",
+    ]
 
 
 def test_on_a_narrow_screen_numbers_stay_whole():

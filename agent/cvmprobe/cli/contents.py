@@ -35,7 +35,7 @@ def show_contents(file: Path, form: Format) -> None:
         "runs": [run_record(run) for run in manifest.runs],
         "summaries": [summary_record(summary) for summary in summaries],
     }
-    table = Group(Text(_title(manifest)), Text(), tables(figures_of_summaries(summaries)))
+    table = Group(Text(_title(manifest)), Text(), tables(figures_of_summaries(summaries), manifest.runs))
     show(form, table, whole, [summary_metric_record(summary) for summary in summaries])
 
 

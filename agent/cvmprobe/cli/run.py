@@ -193,7 +193,7 @@ def _report(result: _Result, path: Path, form: Format) -> int:
     run, summaries = result
     record = {**run_record(run), "snapshot": str(path), "summaries": [summary_record(row) for row in summaries]}
     flat = [summary_metric_record(row) for row in summaries]
-    show(form, tables(figures_of_summaries(summaries)), record, flat)
+    show(form, tables(figures_of_summaries(summaries), [run]), record, flat)
     note(f"wrote {path} ({path.stat().st_size:,} bytes)")
     if run.state is RunState.DONE:
         return 0

@@ -1,7 +1,7 @@
 """The tables a run ends with: one for each probe, with those columns it can fill."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,7 +10,10 @@ from rich.text import Text
 
 from cvmprobe.cli.figures import POINTS, Figures, Measurement, differing, short, traits
 from cvmprobe.cli.output import DASH, Column, microseconds, tabulate
+from cvmprobe.cli.progress import describe
+from cvmprobe.model.assignment import LeaseState
 from cvmprobe.model.endpoint import VolumeTarget
+from cvmprobe.model.run import Run
 from cvmprobe.model.window import Probe
 
 __all__ = ["tables"]
@@ -24,8 +27,8 @@ class _Row:
     figures: Figures
 
 
-def tables(rows: Mapping[Measurement, Figures]) -> RenderableType:
-    """Return one table for each probe, with a note on what is missing."""
+def tables(rows: Mapping[Measurement, Figures], runs: Sequence[Run]) -> RenderableType:
+    """Return one table for each probe, with a line for each measurement of ``runs`` that failed, and why."""
     probes: defaultdict[Probe, list[_Row]] = defaultdict(list)
     for key, figures in rows.items():
         probes[key.probe].append(_Row(key, figures))
@@ -34,6 +37,8 @@ def tables(rows: Mapping[Measurement, Figures]) -> RenderableType:
         parts += [tabulate(_columns(shown), shown, probe), Text()]
     if not parts:
         parts.append(Text("nothing was measured"))
+    if failures := [line for run in runs for line in _failures(run)]:
+        parts += [*map(Text, failures), Text()]
     parts += [Text(text, style="dim") for text in _footnotes(rows.values())]
     return Group(*parts)
 
@@ -75,7 +80,9 @@ def _times(value: float | None, factor: float) -> float | None:
 def _remarks(row: _Row) -> str:
     parts = [f"{flag} {count}" for flag, count in sorted(row.figures.flags.items())]
     if row.figures.left_out:
-        parts.append(f"{row.figures.left_out} left out")
+        parts.append(f"{row.figures.left_out} of {row.figures.windows + row.figures.left_out} left out")
+    elif not row.figures.windows:
+        parts.append("ended before it was steady")
     return ", ".join(parts) or DASH
 
 
@@ -96,6 +103,17 @@ _LATE: Column[_Row] = Column("late", _number(lambda figures: _times(figures.late
 _N: Column[_Row] = Column("n", _number(lambda figures: figures.operations, ",d"), right=True)
 _WINDOWS: Column[_Row] = Column("windows", _number(lambda figures: figures.windows, "d"), right=True)
 _FLAGS: Column[_Row] = Column("flags", _remarks)
+
+
+def _failures(run: Run) -> list[str]:
+    lines = [
+        f"failed: {lease.step}  {describe(lease.instance)}: {lease.detail or 'no reason given'}"
+        for lease in run.leases
+        if lease.state in (LeaseState.FAILED, LeaseState.REVOKED)
+    ]
+    if run.state.ended and run.leases_total > len(run.leases):
+        lines.append(f"never begun: {run.leases_total - len(run.leases)} of {run.leases_total} measurements")
+    return list(dict.fromkeys(lines))  # repeats that failed alike are told once
 
 
 def _footnotes(rows: Iterable[Figures]) -> list[str]:

@@ -152,12 +152,21 @@ def test_a_live_line_shows_one_figure(shown, text):
     assert headline(figures_of_window(shown)) == text
 
 
+def window_cells(shown):
+    return {column.header: column.cell(shown) for column in window_columns(lambda _: "")}
+
+
+def test_a_window_of_a_stream_is_in_bits_and_one_of_a_disk_in_bytes():
+    assert window_cells(STREAM)["throughput"] == "10.00 Gbit/s"
+    assert window_cells(READ)["throughput"] == "81.9 MB/s"
+
+
 def test_what_is_unknown_is_no_zero():
     empty = window(Probe.TCP_STREAM, TO_B, {}, {})
     assert figures_of_window(empty).bytes_per_s is None
     assert headline(figures_of_window(empty)) == ""
-    shown = {column.header: column.cell(empty) for column in window_columns(lambda _: "")}
-    assert shown["throughput [MB/s]"] == shown["p50 [µs]"] == shown["operations [1/s]"] == "-"
+    shown = window_cells(empty)
+    assert shown["throughput"] == shown["p50 [µs]"] == shown["operations [1/s]"] == "-"
 
 
 def test_a_window_of_no_length_has_no_rate():

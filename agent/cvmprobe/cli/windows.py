@@ -7,6 +7,7 @@ from rich.table import Table
 
 from cvmprobe.cli.figures import POINTS, Figures, figures_of_window, labels, measurement, short
 from cvmprobe.cli.output import DASH, Column, microseconds, tabulate
+from cvmprobe.model.endpoint import VolumeTarget
 from cvmprobe.model.window import Window
 
 __all__ = ["clock", "time_of_day", "window_columns", "window_table"]
@@ -26,8 +27,13 @@ def _local(unix_ms: int) -> dt.datetime:
     return dt.datetime.fromtimestamp(unix_ms // 1_000, dt.UTC).astimezone()
 
 
-def _bytes(figures: Figures) -> str:
-    return DASH if figures.bytes_per_s is None else f"{figures.bytes_per_s * 1e-6:,.2f}"
+def _throughput(window: Window) -> str:
+    """Write bits for a network and bytes for a disk, as the tables of a run do."""
+    bytes_per_s = figures_of_window(window).bytes_per_s
+    if bytes_per_s is None:
+        return DASH
+    disk = isinstance(window.instance.target, VolumeTarget)
+    return f"{bytes_per_s * 1e-6:,.1f} MB/s" if disk else f"{bytes_per_s * 8e-9:.2f} Gbit/s"
 
 
 def _operations(figures: Figures) -> str:
@@ -49,7 +55,7 @@ def window_columns(label: Callable[[Window], str]) -> tuple[Column[Window], ...]
         Column("to", lambda window: short(window.instance.target)),
         Column("path", lambda window: window.instance.path or DASH),
         Column("phase", lambda window: window.phase),
-        Column("throughput", lambda window: _bytes(figures_of_window(window)), unit="MB/s", right=True),
+        Column("throughput", _throughput, right=True),
         Column("operations", lambda window: _operations(figures_of_window(window)), unit="1/s", right=True),
         *(_point(q) for q in POINTS),
         Column("flags", lambda window: ", ".join(sorted(window.flags)) or DASH),

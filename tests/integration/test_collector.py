@@ -216,6 +216,15 @@ async def test_live_windows_samples_and_heartbeats_reach_those_who_wait(tmp_path
         await agent.bye()
 
 
+async def test_a_run_that_there_is_not_is_said(tmp_path):
+    async with collector(tmp_path) as served, served.client() as client:
+        nosuch = Selection(run_id="nosuch")
+        with pytest.raises(UsageError, match="there is no run 'nosuch'"):
+            await client.summarize(nosuch, ALWAYS)
+        with pytest.raises(UsageError, match="there is no run 'nosuch'"):
+            await anext(client.query_windows(nosuch, ALWAYS))
+
+
 async def test_without_budgets_no_run_starts(tmp_path):
     async with collector(tmp_path, budgets="") as served, served.client() as client:
         agents = [Agent(served, "a"), Agent(served, "b")]

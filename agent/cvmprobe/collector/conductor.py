@@ -131,7 +131,7 @@ class Conductor:
     def get_run(self, run_id: str) -> Run:
         """Return a run as it stands; UsageError when there is none of that id."""
         if run_id not in self._runs:
-            raise UsageError(f"there is no run {run_id!r}")
+            raise UsageError(f"there is no run {run_id!r}; see: cvmprobe get runs")
         return self._runs[run_id]
 
     def granted(self, run_id: str, lease_id: str) -> bool:

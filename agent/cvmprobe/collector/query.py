@@ -90,6 +90,7 @@ class Query:
 
     async def query_windows(self, selection: Selection, span: TimeRange) -> AsyncIterator[Window]:
         """Yield stored windows by time, with all that a watcher has seen so far."""
+        self._check_run(selection.run_id)
         await self._written()
         async with aclosing(_in_thread(self._store.windows(selection, span), _CHUNK_WINDOWS)) as windows:
             async for window in windows:
@@ -97,6 +98,7 @@ class Query:
 
     async def summarize(self, selection: Selection, span: TimeRange) -> Sequence[Summary]:
         """Summarize the selected stored windows."""
+        self._check_run(selection.run_id)
         await self._written()
         return await asyncio.to_thread(lambda: summarize(self._store.windows(selection, span)))
 
@@ -124,8 +126,7 @@ class Query:
         self, run_id: str | None, span: TimeRange, *, with_samples: bool, snapshot_format: SnapshotFormat
     ) -> AsyncIterator[bytes]:
         """Yield the bytes of a snapshot of one run, or of a time range; nothing of it stays here."""
-        if run_id is not None:
-            self._conductor.get_run(run_id)
+        self._check_run(run_id)
         await self._written()
         with tempfile.TemporaryDirectory(prefix=EXPORTS, dir=self._scratch) as directory:
             path = Path(directory) / f"snapshot.{snapshot_format}"
@@ -141,6 +142,11 @@ class Query:
             with path.open("rb") as file:
                 while chunk := await asyncio.to_thread(file.read, _CHUNK_BYTES):
                     yield chunk
+
+    def _check_run(self, run_id: str | None) -> None:
+        """Raise UsageError where a run is asked for that there is not: nothing would look like nothing measured."""
+        if run_id is not None:
+            self._conductor.get_run(run_id)
 
     async def _written(self) -> None:
         """Wait for what has arrived to be stored; what cannot be stored now is in no answer, and its gaps say so."""

@@ -28,13 +28,13 @@ class _Row:
 
 
 def tables(rows: Mapping[Measurement, Figures], runs: Sequence[Run]) -> RenderableType:
-    """Return one table for each probe, with a line for each measurement of ``runs`` that failed, and why."""
+    """Return one table for each probe, in the order of ``Probe``; below them what of ``runs`` failed, and why."""
     probes: defaultdict[Probe, list[_Row]] = defaultdict(list)
     for key, figures in rows.items():
         probes[key.probe].append(_Row(key, figures))
     parts: list[RenderableType] = []
-    for probe, shown in probes.items():
-        parts += [tabulate(_columns(shown), shown, probe), Text()]
+    for probe in filter(probes.__contains__, Probe):
+        parts += [tabulate(_columns(probes[probe]), probes[probe], probe), Text()]
     if not parts:
         parts.append(Text("nothing was measured"))
     if failures := [line for run in runs for line in _failures(run)]:

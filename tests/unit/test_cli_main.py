@@ -204,3 +204,9 @@ def test_settings_are_explained_before_any_is_set(capsys):
     assert all(row["doc"] for row in settings.values())
     assert main(["config", "explain", "collector"]) == 0
     assert "budgets.network_bytes_per_day" in capsys.readouterr().out
+
+
+def test_settings_of_all_programs_are_explained_where_none_is_named(capsys):
+    assert main(["config", "explain", "-o", "json"]) == 0
+    names = {row["name"].partition(".")[0] for row in json.loads(capsys.readouterr().out)}
+    assert names == {"agent", "collector"}

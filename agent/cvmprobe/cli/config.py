@@ -39,7 +39,7 @@ _COLUMNS: tuple[Column[Setting], ...] = (
 
 @app.command("explain")
 def explain_settings(
-    program: Annotated[Program, typer.Argument(help="Whose settings.")],
+    program: Annotated[Program | None, typer.Argument(help="Whose settings; default: those of all programs.")] = None,
     config: Annotated[
         Path | None, typer.Option("--config", help="Configuration file (TOML) to take into account.")
     ] = None,
@@ -52,7 +52,10 @@ def explain_settings(
 
     Example: cvmprobe config explain agent --config agent.toml
     """
-    settings = explain(_STRUCTS[program], program.value, file=config, environ=os.environ)
+    asked = Program if program is None else (program,)
+    settings = [
+        setting for each in asked for setting in explain(_STRUCTS[each], each.value, file=config, environ=os.environ)
+    ]
     show(form, tabulate(_COLUMNS, settings), [_record(setting) for setting in settings])
 
 

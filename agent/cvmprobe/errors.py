@@ -2,8 +2,8 @@
 
     ProbeError                 anything cvmprobe refuses or fails to do
     ├── UsageError             the request itself is wrong                       exit 2
-    │   ├── ConfigError        a setting is wrong: names its source and value
-    │   └── RefusedError       right in itself, but not as things stand: names what is in the way
+    │   └── ConfigError        a setting is wrong: names its source and value
+    ├── RefusedError           right in itself, but not as things stand          exit 1
     ├── EngineError            a native engine or the kernel refused             exit 1
     ├── UnsoundError           the figure would be wrong, so it is not taken     exit 1
     ├── WireError              the other program did not do its part             exit 1
@@ -49,7 +49,7 @@ class ConfigError(UsageError):
     """A setting is wrong."""
 
 
-class RefusedError(UsageError):
+class RefusedError(ProbeError):
     """The request is right in itself, and is refused as things stand: a budget, another run, nobody there."""
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from cvmprobe.cli import endpoint
 from cvmprobe.cli.__main__ import main
-from cvmprobe.errors import UnreachableError
+from cvmprobe.errors import RefusedError, UnreachableError
 from cvmprobe.model.endpoint import Endpoint, EndpointTarget, Path, Role
 from cvmprobe.model.histogram import Histogram
 from cvmprobe.model.query import Attachment, Missed, NodeStatus, ProbeStatus, SnapshotFormat, Summary
@@ -56,6 +56,7 @@ class Collector:
         self.cancelled = []
         self.asked = []
         self.broken = None
+        self.refusal = None
         self.hang = False
 
     async def __aenter__(self):
@@ -92,6 +93,8 @@ class Collector:
 
     async def start_run(self, suite, scale):
         self.asked.append((suite, scale))
+        if self.refusal:
+            raise self.refusal
         return RUN
 
     async def watch_run(self, run_id):
@@ -227,6 +230,12 @@ def test_a_run_ends_in_a_table_a_file_and_its_exit_code(collector, capsys, tmp_p
     assert (f"cvmprobe: run r1 is {state}: disk: no space" in captured.err) is (code != 0)
     assert ("quick", 0.5) in collector.asked
     assert ("r1", True, SnapshotFormat.ZIP) in collector.asked
+
+
+def test_a_run_that_cannot_be_had_now_is_no_wrong_usage(collector, capsys):
+    collector.refusal = RefusedError("suite quick finds nothing to measure: 0 agents are attached")
+    assert cvmprobe("run quick") == 1
+    assert capsys.readouterr().err.splitlines()[-1].endswith("0 agents are attached")
 
 
 def test_a_run_as_json_is_one_document_on_stdout(collector, capsys):

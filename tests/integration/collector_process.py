@@ -47,15 +47,20 @@ class Collector:
         self.tokens.write_text(json.dumps(TOKENS))
         self.tokens.chmod(0o600)
         self.budgets = budgets
+        self.environment = {}
         self.address = "127.0.0.1:0"
         self.tls = None
         self.process = None
         self.agents = []
 
+    def identity(self):
+        """Settings that say who may come in, and where they are reached."""
+        return f'tokens_file = "{self.tokens}"\nhosts = {{ a = "127.0.0.1", b = "127.0.0.1" }}\n'
+
     async def start(self):
         self.config.write_text(
-            f'[collector]\nstate_dir = "{self.state}"\ntokens_file = "{self.tokens}"\nlisten = "{self.address}"\n'
-            f'hosts = {{ a = "127.0.0.1", b = "127.0.0.1" }}\n[collector.budgets]\n{self.budgets}'
+            f'[collector]\nstate_dir = "{self.state}"\nlisten = "{self.address}"\n{self.identity()}'
+            f"[collector.budgets]\n{self.budgets}"
         )
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
@@ -63,7 +68,8 @@ class Collector:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                env={name: value for name, value in os.environ.items() if not name.startswith("CVMPROBE_")},
+                env={name: value for name, value in os.environ.items() if not name.startswith(("CVMPROBE_", "KUBE"))}
+                | self.environment,
             )
         endpoint_file = self.state / "endpoint.json"
         await until(lambda: endpoint_file.exists() or self.process.returncode is not None, 60)
@@ -90,9 +96,15 @@ class Collector:
 @asynccontextmanager
 async def collector(directory: Path, budgets: str = AMPLE):
     """Have a running collector; whatever happens, no process is left, and no agent."""
-    child = Collector(directory, budgets)
-    try:
+    async with ending(Collector(directory, budgets)) as child:
         await child.start()
+        yield child
+
+
+@asynccontextmanager
+async def ending(child: Collector):
+    """End a collector and its agents with the block."""
+    try:
         yield child
     finally:
         for agent in child.agents:
@@ -106,8 +118,9 @@ async def collector(directory: Path, budgets: str = AMPLE):
 class Agent:
     """An agent without engines: numbers what it is given, answers leases as ``behave`` says, remembers all acks."""
 
-    def __init__(self, collector, node, start="start-1", behave=None):
-        self.endpoint = Endpoint(node, Role.POD)
+    def __init__(self, collector, node, start="start-1", behave=None, *, role=Role.POD, token=None):
+        self.endpoint = Endpoint(node, role)
+        self.token = token or f"token-of-{node}"
         self.behave = behave or answer_well
         self.numbered = {}  # the spool: what is not acked
         self.last_seq = 0
@@ -123,7 +136,7 @@ class Agent:
         self.uplink = Uplink(
             collector=collector.address,
             tls=lambda: collector.tls,
-            token=lambda: f"token-of-{node}",
+            token=lambda: self.token,
             hello=lambda: self.hello,
             spool=self,
             receive=self.receive,

@@ -1,13 +1,13 @@
 """Who holds a ServiceAccount token: asked of the API server, which alone can know whether it is still good."""
 
+import asyncio
 import base64
-import binascii
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import aiohttp
+import msgspec
 from kubernetes.aio.client import (
     ApiClient,
     ApiException,
@@ -21,9 +21,19 @@ from cvmprobe.errors import UnreachableError
 __all__ = ["Identity", "TokenReviews"]
 
 _TIMEOUT_S: Final = 5
-_MAX_TOKEN: Final = 16 * 1024
+_PARTS: Final = 3
+_AT_ONCE: Final = 8  # so that a crowd at our door is none at the API server's
 _UID: Final = "authentication.kubernetes.io/pod-uid"
 _NODE: Final = "authentication.kubernetes.io/node-name"
+
+
+class _Claims(msgspec.Struct, frozen=True):
+    exp: int
+    aud: str | list[str]
+
+    @property
+    def audiences(self) -> list[str]:
+        return [self.aud] if isinstance(self.aud, str) else self.aud
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +53,27 @@ class TokenReviews:
         self._api = AuthenticationV1Api(api)
         self._prefix = f"system:serviceaccount:{namespace}:"
         self._audience = audience
+        self._turns = asyncio.Semaphore(_AT_ONCE)
 
     async def identify(self, token: str) -> Identity | None:
         """Tell whose token this is; None where it is not a good token of a ServiceAccount of ours for our audience.
 
         Raises UnreachableError when the API server cannot be asked: nobody is let in unasked.
         """
-        if not token or len(token) > _MAX_TOKEN:
-            return None
+        claims = _claims(token)
+        if claims is None or self._audience not in claims.audiences:
+            return None  # as the API server would say; and it is spared what strangers send
         spec = V1TokenReviewSpec(token=token, audiences=[self._audience])
         try:
-            review = await self._api.create_token_review(V1TokenReview(spec=spec), _request_timeout=_TIMEOUT_S)
-        except (ApiException, aiohttp.ClientError, OSError, TimeoutError) as error:
+            async with self._turns:
+                review = await self._api.create_token_review(V1TokenReview(spec=spec), _request_timeout=_TIMEOUT_S)
+        except ApiException as error:
             raise UnreachableError(
-                f"TokenReview: the API server does not answer ({type(error).__name__}); nobody new is let in until then"
+                f"TokenReview: the API server answers {error.status} {error.reason}; nobody new is let in meanwhile"
+            ) from error
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise UnreachableError(
+                f"TokenReview: the API server does not answer ({type(error).__name__}); nobody new is let in meanwhile"
             ) from error
         status = review.status
         if status is None or not status.authenticated or self._audience not in (status.audiences or ()):
@@ -69,7 +86,7 @@ class TokenReviews:
             service_account=user.username.removeprefix(self._prefix),
             pod_uid=_only(extra.get(_UID)),
             node=_only(extra.get(_NODE)),
-            expires_unix_ms=_expiry(token),
+            expires_unix_ms=claims.exp * 1_000,
         )
 
 
@@ -77,11 +94,12 @@ def _only(values: list[str] | None) -> str | None:
     return values[0] if values and len(values) == 1 else None
 
 
-def _expiry(token: str) -> int:
-    """Read the expiry of a token the API server has just vouched for, in Unix ms; 0 (already over) if it has none."""
+def _claims(token: str) -> _Claims | None:
+    """Read what a token says of itself, which counts for nothing until the API server has vouched for it."""
+    parts = token.split(".")
+    if len(parts) != _PARTS:
+        return None
     try:
-        body = token.split(".")[1]
-        claims: Any = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
-        return int(claims["exp"]) * 1000
-    except (IndexError, KeyError, TypeError, ValueError, binascii.Error):
-        return 0
+        return msgspec.json.decode(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)), type=_Claims)
+    except ValueError:  # neither base64 nor such claims
+        return None

@@ -11,7 +11,7 @@ from typing import TypeVar
 import grpc
 
 from cvmprobe.errors import DeniedError, ProbeError, RefusedError, UnreachableError, UsageError
-from cvmprobe.wire.channel import LET_IN
+from cvmprobe.wire.channel import ANSWERED, LET_IN
 from cvmprobe.wire.identity import OPEN_METHODS, Authenticator, Principal, allowed
 
 __all__ = ["Gate", "NotServedError", "answered", "caller", "streamed"]
@@ -67,7 +67,7 @@ class Gate(grpc.aio.ServerInterceptor):
             principal = await self._authenticator.authenticate(token)
         except ProbeError as error:
             return _refusal(_status(error), str(error))
-        if principal is None:
+        if principal is None or principal.expired():
             reason = "the token is unknown or expired" if token else "no token was sent"
             return _refusal(grpc.StatusCode.UNAUTHENTICATED, reason)
         if not allowed(method, principal):
@@ -100,7 +100,7 @@ def _refusal(code: grpc.StatusCode, reason: str) -> "grpc.RpcMethodHandler[Reque
     """Answer a call of any shape with a status, before any message of it is read."""
 
     async def refuse(_requests: object, context: grpc.aio.ServicerContext[Request, Response]) -> None:
-        await context.abort(code, reason)
+        await context.abort(code, reason, (ANSWERED,))
 
     return grpc.stream_stream_rpc_method_handler(refuse)
 
@@ -116,9 +116,9 @@ async def _answering(context: grpc.aio.ServicerContext[Request, Response]) -> As
     except TimeoutError:
         if not proof.expired():
             raise
-        await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the token has expired")
+        await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the token has expired", (ANSWERED,))
     except ProbeError as error:
-        await context.abort(_status(error), str(error))
+        await context.abort(_status(error), str(error), (ANSWERED,))
 
 
 def answered(

@@ -7,12 +7,15 @@ import grpc
 from cvmprobe.errors import DeniedError, ProbeError, RefusedError, UnreachableError, UsageError, WireError
 from cvmprobe.wire.tls import ClientTls
 
-__all__ = ["LET_IN", "MESSAGE_CAP", "SHARED_OPTIONS", "bearer", "in_words", "open_channel"]
+__all__ = ["ANSWERED", "LET_IN", "MESSAGE_CAP", "SHARED_OPTIONS", "bearer", "in_words", "open_channel"]
 
 MESSAGE_CAP = 4 << 20  # bytes of one message, both ways
 
 LET_IN = ("cvmprobe-let-in", "1")
 """Initial metadata of a stream whose caller was let in; that of a refusal is empty, and its status comes later."""
+
+ANSWERED = ("cvmprobe-answered", "1")
+"""Trailing metadata of every failure that our server itself states: the way to it fails with the same statuses."""
 
 SHARED_OPTIONS: Sequence[tuple[str, int | str]] = (
     ("grpc.max_receive_message_length", MESSAGE_CAP),
@@ -66,6 +69,9 @@ def in_words(error: grpc.aio.AioRpcError, address: str) -> ProbeError:
     kind = _KINDS.get(code, WireError)
     if details == "Internal error from Core":  # we wrote to a call that was just ending; its own status is lost
         return UnreachableError(f"{address} broke off the call")
+    answered = ANSWERED in tuple(error.trailing_metadata() or ())
+    if kind is UnreachableError and answered:
+        return UnreachableError(f"{address} cannot do that now: {details}")
     if kind is UnreachableError and "verif" in details.lower():
         return UnreachableError(
             f"{address} shows a certificate that is not trusted here; check CA and name ({details})"

@@ -6,9 +6,11 @@ import pytest
 import yaml
 
 import cvmprobe
+from cvmprobe.cluster import names
 from cvmprobe.config.agent import AgentSettings
 from cvmprobe.config.collector import CollectorSettings
 from cvmprobe.config.load import load
+from cvmprobe.wire.identity import Access
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 
@@ -65,6 +67,43 @@ def test_ports_are_those_of_the_services(collector, agent):
 
 def test_the_certificate_is_good_for_the_name_that_agents_dial(collector, agent):
     assert agent.collector.rpartition(":")[0] in collector.names
+
+
+def test_people_find_what_the_command_looks_for(settings_file, collector):
+    assert objects("Namespace").keys() == {names.NAMESPACE}
+    assert names.CONFIG_MAP in objects("ConfigMap")
+    assert int(collector.listen.rpartition(":")[2]) == names.COLLECTOR_PORT
+    assert names.SERVER_NAME in collector.names
+    pods = {**objects("StatefulSet"), **objects("DaemonSet")}
+    for component in ("collector", "agent"):
+        labels = pods[f"cvmprobe-{component}"]["spec"]["template"]["metadata"]["labels"]
+        assert labels[names.COMPONENT] == component
+        assert names.OURS in [f"{name}={value}" for name, value in labels.items()]
+    agent = load(AgentSettings, "agent", file=settings_file, environ=environment_of(pods["cvmprobe-agent"]))
+    assert agent.probe_service
+    assert agent.probe_service_port == names.PROBE_SERVICE_PORT
+    (token,) = [
+        volume for volume in pods["cvmprobe-agent"]["spec"]["template"]["spec"]["volumes"] if "projected" in volume
+    ]
+    assert token["projected"]["sources"][0]["serviceAccountToken"]["audience"] == names.AUDIENCE
+
+
+@pytest.mark.parametrize("role", [Access.VIEWER, Access.RUNNER, Access.ADMIN])
+def test_the_role_of_people_allows_what_the_command_asks(role):
+    account = f"cvmprobe-{role}"
+    assert account in objects("ServiceAccount")
+    rules = objects("Role")[account]["rules"]
+    for resource, verb, name in (
+        ("pods", "list", None),
+        ("pods/portforward", "get", None),
+        ("pods/portforward", "create", None),
+        ("configmaps", "get", names.CONFIG_MAP),
+        ("serviceaccounts/token", "create", account),
+    ):
+        assert any(
+            resource in rule["resources"] and verb in rule["verbs"] and name in rule.get("resourceNames", [None])
+            for rule in rules
+        ), (resource, verb)
 
 
 def test_only_the_agent_that_has_a_volume_is_told_of_one(settings_file):

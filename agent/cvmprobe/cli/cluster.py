@@ -4,9 +4,10 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar
 
 from cvmprobe.cli.output import aside
+from cvmprobe.cluster.names import AUDIENCE, COLLECTOR_PORT, NAMESPACE, PROBE_SERVICE_PORT, SERVER_NAME
 from cvmprobe.errors import UnreachableError, UsageError
 from cvmprobe.model.endpoint import Endpoint, Role
 from cvmprobe.wire.client import ProbeClient
@@ -16,22 +17,7 @@ from cvmprobe.wire.tls import ClientTls
 if TYPE_CHECKING:
     from cvmprobe.cluster.kubeconfig import Kubeconfig
 
-__all__ = [
-    "AUDIENCE",
-    "COLLECTOR_PORT",
-    "NAMESPACE",
-    "PROBE_SERVICE_PORT",
-    "SERVER_NAME",
-    "ClusterWay",
-    "kubeconfig_there",
-]
-
-# As deploy/base has them.
-NAMESPACE: Final = "cvmprobe"
-AUDIENCE: Final = "cvmprobe"
-SERVER_NAME: Final = "cvmprobe-collector"
-COLLECTOR_PORT: Final = 7410
-PROBE_SERVICE_PORT: Final = 7412
+__all__ = ["ClusterWay", "kubeconfig_there"]
 
 
 def kubeconfig_there() -> bool:

@@ -11,13 +11,12 @@ import msgspec
 from kubernetes.aio.client import ApiClient, CoreV1Api
 
 from cvmprobe.cluster.mirror import Metadata, Mirror
+from cvmprobe.cluster.names import COMPONENT, OURS
 from cvmprobe.model.endpoint import Endpoint, Role
 
 __all__ = ["ClusterView", "NodeFacts", "PodFacts"]
 
-COMPONENT: Final = "app.kubernetes.io/component"
 _ROLES: Final[Mapping[str, Role]] = {"agent": Role.POD, "peer": Role.PEER, "host": Role.HOST}
-_LABELS: Final = "app.kubernetes.io/name=cvmprobe"
 
 
 class _PodSpec(msgspec.Struct, frozen=True, rename="camel"):
@@ -94,7 +93,7 @@ class ClusterView(AbstractAsyncContextManager["ClusterView"]):
     def __init__(self, api: ApiClient, namespace: str, changed: Callable[[], None]) -> None:
         core = CoreV1Api(api)
         pods, nodes = core.list_namespaced_pod_without_preload_content, core.list_node_without_preload_content
-        self._pods = Mirror(_Pod, pods, changed, namespace=namespace, label_selector=_LABELS)
+        self._pods = Mirror(_Pod, pods, changed, namespace=namespace, label_selector=OURS)
         self._nodes = Mirror(_Node, nodes, changed)
         self._tasks: tuple[asyncio.Task[None], ...] = ()
 

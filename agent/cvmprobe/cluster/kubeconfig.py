@@ -7,7 +7,7 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from http import HTTPStatus
 from pathlib import Path
@@ -17,16 +17,9 @@ from typing import Any, Final, Self
 import aiohttp
 import yaml
 from kubernetes.aio import config
-from kubernetes.aio.client import (
-    ApiClient,
-    ApiException,
-    AuthenticationV1TokenRequest,
-    Configuration,
-    CoreV1Api,
-    V1TokenRequestSpec,
-)
+from kubernetes.aio.client import ApiClient, Configuration
 
-from cvmprobe.cluster.publish import CA_KEY, CONFIG_MAP
+from cvmprobe.cluster.names import CA_KEY, COMPONENT, CONFIG_MAP, OURS
 from cvmprobe.errors import DeniedError, UnreachableError, UsageError
 
 __all__ = ["Kubeconfig"]
@@ -43,6 +36,8 @@ class Kubeconfig(AbstractAsyncContextManager["Kubeconfig"]):
 
     ``file`` None means $KUBECONFIG, else ~/.kube/config. Entering raises UsageError where it or the context cannot be
     used. The methods raise DeniedError, or UnreachableError where another attempt may do.
+
+    Requests and answers are plain JSON: the client's models take a second to import, and a laptop waits for it.
     """
 
     def __init__(self, file: Path | None, context: str | None, namespace: str) -> None:
@@ -64,7 +59,6 @@ class Kubeconfig(AbstractAsyncContextManager["Kubeconfig"]):
                 f"{self._files} cannot be used: {error}; name another with KUBECONFIG, --kubeconfig or --context"
             ) from error
         self.context = str(loader.current_context["name"])
-        self._core = CoreV1Api(self._api)
         return self
 
     async def __aexit__(
@@ -75,41 +69,39 @@ class Kubeconfig(AbstractAsyncContextManager["Kubeconfig"]):
 
     async def token(self, service_account: str, audience: str) -> str:
         """Ask for a 10-minute token of that ServiceAccount; RBAC on serviceaccounts/token decides who gets it."""
-        spec = V1TokenRequestSpec(audiences=[audience], expiration_seconds=_TOKEN_S)
         answer = await self._ask(
             f"a token of ServiceAccount {self.namespace}/{service_account}",
-            self._core.create_namespaced_service_account_token,
-            service_account,
-            self.namespace,
-            AuthenticationV1TokenRequest(spec=spec),
+            "POST",
+            f"serviceaccounts/{service_account}/token",
+            body={
+                "apiVersion": "authentication.k8s.io/v1",
+                "kind": "TokenRequest",
+                "spec": {"audiences": [audience], "expirationSeconds": _TOKEN_S},
+            },
         )
-        return str(answer.status.token)
+        return str(answer["status"]["token"])
 
     async def ca_certificate(self) -> bytes:
         """Read the collector's CA certificate (PEM) from the ConfigMap it publishes it in."""
         what = f"ConfigMap {self.namespace}/{CONFIG_MAP}"
-        found = await self._ask(what, self._core.read_namespaced_config_map, CONFIG_MAP, self.namespace)
-        text = (found.data or {}).get(CA_KEY, "")
+        found = await self._ask(what, "GET", f"configmaps/{CONFIG_MAP}")
+        text = (found.get("data") or {}).get(CA_KEY, "")
         if not text:
             raise UnreachableError(f"{what} is empty: the collector has not started yet; wait for its pod to be Ready")
         return str(text).encode()
 
     async def pod(self, component: str, node: str | None = None) -> str:
         """Name a running pod of ``component`` (on ``node``, where one is given)."""
-        listed = await self._ask(
-            f"pods in namespace {self.namespace}",
-            self._core.list_namespaced_pod,
-            self.namespace,
-            label_selector=f"app.kubernetes.io/name=cvmprobe,app.kubernetes.io/component={component}",
-        )
-        running = {
-            pod.metadata.name: pod.spec.node_name
-            for pod in listed.items
-            if pod.status.phase == "Running" and not pod.metadata.deletion_timestamp
+        what = f"pods in namespace {self.namespace}"
+        listed = await self._ask(what, "GET", "pods", query={"labelSelector": f"{OURS},{COMPONENT}={component}"})
+        running: dict[str, str] = {
+            pod["metadata"]["name"]: pod["spec"]["nodeName"]
+            for pod in listed["items"]
+            if pod["status"].get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]
         }
         for name, its_node in running.items():
             if node in (None, its_node):
-                return str(name)
+                return name
         where = f"on node {node} " if node else ""
         there = f"it runs on {', '.join(sorted(set(running.values())))}" if running else "apply deploy/base, or wait"
         raise UnreachableError(
@@ -128,13 +120,7 @@ class Kubeconfig(AbstractAsyncContextManager["Kubeconfig"]):
 
     async def _upgrade(self, what: str, pod: str, port: int) -> aiohttp.ClientWebSocketResponse:
         # The client's own call for this knows neither a proxy nor tls-server-name.
-        _, url, headers, *_ = await self._api.param_serialize(
-            "GET",
-            "/api/v1/namespaces/{namespace}/pods/{pod}/portforward",
-            path_params={"namespace": self.namespace, "pod": pod},
-            query_params=[("ports", str(port))],
-            auth_settings=["BearerToken"],
-        )
+        url, headers = await self._address("GET", f"pods/{pod}/portforward", {"ports": str(port)})
         session = self._api.rest_client.pool_manager or self._api.rest_client._create_pool_manager()  # noqa: SLF001 - as its own websocket client does
         self._api.rest_client.pool_manager = session
         try:
@@ -149,30 +135,50 @@ class Kubeconfig(AbstractAsyncContextManager["Kubeconfig"]):
                 )
         except aiohttp.WSServerHandshakeError as error:
             if error.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-                raise DeniedError(f"{what}: {self._refusal(error.status, None)}") from error
+                raise DeniedError(f"{what}: {self._refusal(error.status)}") from error
             reason = "the pod is gone" if error.status == HTTPStatus.NOT_FOUND else error.message
             raise UnreachableError(f"{what}: the API server answers {error.status}: {reason}") from error
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise UnreachableError(f"{what}: {self._silence(error)}") from error
 
-    async def _ask(self, what: str, call: Any, *arguments: Any, **keywords: Any) -> Any:  # the client's models
+    async def _ask(
+        self, what: str, method: str, path: str, *, query: Mapping[str, str] | None = None, body: object = None
+    ) -> Any:  # JSON
+        url, headers = await self._address(method, path, query or {})
         try:
-            return await call(*arguments, **keywords, _request_timeout=_TIMEOUT_S)
-        except ApiException as error:
-            if error.status in _REFUSALS:
-                raise DeniedError(f"{what}: {self._refusal(error.status, error.body)}") from error
-            raise UnreachableError(f"{what}: the API server answers {error.status} {error.reason}") from error
+            answer = await self._api.call_api(method, url, headers, body, _request_timeout=_TIMEOUT_S)
+            content: bytes = await answer.read()  # type: ignore[no-untyped-call]  # it has no types
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise UnreachableError(f"{what}: {self._silence(error)}") from error
+        if answer.status in _REFUSALS:
+            raise DeniedError(f"{what}: {self._refusal(answer.status, content)}")
+        try:
+            if answer.status < HTTPStatus.BAD_REQUEST:
+                return json.loads(content)
+        except ValueError:
+            pass
+        raise UnreachableError(f"{what}: the API server answers {answer.status} {answer.reason}")
 
-    def _refusal(self, status: int | None, body: str | None) -> str:
+    async def _address(self, method: str, path: str, query: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+        """Give the URL of something in our namespace, and the headers that carry the person's credential."""
+        _, url, headers, *_ = await self._api.param_serialize(
+            method,
+            "/api/v1/namespaces/{namespace}/" + path,
+            path_params={"namespace": self.namespace},
+            query_params=[*query.items()],
+            header_params={"Accept": "application/json"},
+            auth_settings=["BearerToken"],
+        )
+        return url, headers
+
+    def _refusal(self, status: int, body: bytes = b"") -> str:
         """Say what the API server answers, and what to do."""
         advice = {
             401: f"it does not accept the credential of context {self.context}; log in to that cluster again",
             403: f"ask for the Role cvmprobe-viewer or cvmprobe-runner in namespace {self.namespace}",
             404: "is cvmprobe installed there? Apply deploy/base, or name its --namespace",
         }
-        parts = [f"the API server answers {status}", _message(body), advice.get(status or 0, "")]
+        parts = [f"the API server answers {status}", _message(body), advice.get(status, "")]
         return "; ".join(part for part in parts if part)
 
     def _silence(self, error: Exception) -> str:
@@ -180,10 +186,10 @@ class Kubeconfig(AbstractAsyncContextManager["Kubeconfig"]):
         return f"the API server {self._settings.host} of context {self.context} does not answer ({reason})"
 
 
-def _message(body: str | None) -> str:
+def _message(body: bytes) -> str:
     """Take the sentence for people out of the API server's Status; empty where there is none."""
     try:
-        status = json.loads(body or "")
+        status = json.loads(body)
     except ValueError:
         return ""
     return str(status.get("message", "")) if isinstance(status, dict) else ""

@@ -5,12 +5,11 @@ from typing import Final
 import aiohttp
 from kubernetes.aio.client import ApiClient, ApiException, CoreV1Api
 
+from cvmprobe.cluster.names import CA_KEY, CONFIG_MAP
 from cvmprobe.errors import DeniedError, UnreachableError
 
-__all__ = ["CA_KEY", "CONFIG_MAP", "cluster_uid", "publish_ca"]
+__all__ = ["cluster_uid", "publish_ca"]
 
-CONFIG_MAP: Final = "cvmprobe-ca"
-CA_KEY: Final = "ca.crt"
 _TIMEOUT_S: Final = 5
 
 

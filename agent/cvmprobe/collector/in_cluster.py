@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 from cvmprobe.cluster.api import api_client
 from cvmprobe.cluster.discovery import ClusterView, NodeFacts, PodFacts
 from cvmprobe.cluster.identity import Identity, TokenReviews
+from cvmprobe.cluster.names import AUDIENCE
 from cvmprobe.cluster.publish import cluster_uid, publish_ca
 from cvmprobe.collector.ways import Peer
 from cvmprobe.errors import DeniedError, UnreachableError, WireError
@@ -21,7 +22,6 @@ __all__ = ["ClusterSurroundings", "PodAuthenticator", "in_cluster"]
 
 _LOG = logging.getLogger(__name__)
 
-AUDIENCE: Final = "cvmprobe"
 _AGENTS: Final[Mapping[str, Role]] = {"cvmprobe-agent": Role.POD, "cvmprobe-peer": Role.PEER}
 _PEOPLE: Final[Mapping[str, Access]] = {
     "cvmprobe-viewer": Access.VIEWER,

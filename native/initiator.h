@@ -1,6 +1,7 @@
 /* The initiator's end of a session: dial every socket until its hello is answered, then wait for the results.
  *
  *     dial: connect ── hello ── reply ── next socket        closed, refused: again with a new nonce, for 2 s
+ *           an address that several endpoints answer at: again, as often as `dials`, for the right one to answer
  *     data sockets are handed to their threads; the control socket stays here and is silent until the results
  */
 #ifndef CVMPROBE_INITIATOR_H
@@ -39,6 +40,8 @@ struct initiator {
     struct reply reply;
     uint32_t received; /* of the reply */
     int connected;
+    uint32_t dialed;   /* times, for this socket */
+    uint32_t dials;    /* closed without a word so often at the most; 0: for as long as patience lasts */
     uint64_t retry_ns;
     uint64_t give_up_ns;
     int cause; /* -errno of the last try that failed */
@@ -92,6 +95,11 @@ static inline int initiator_retry(struct initiator *s, int error)
     *fd = -1;
     s->cause = error;
     s->retry_ns = clock_now_ns() + INITIATOR_PAUSE_NS;
+    if (error == -ECONNRESET && s->dials) { /* another than the wanted endpoint, which is nearer than before */
+        if (s->dialed >= s->dials)
+            return error;
+        s->give_up_ns = clock_now_ns() + INITIATOR_PATIENCE_NS;
+    }
     switch (-error) {
     case ECONNREFUSED: case ECONNRESET: case ECONNABORTED: case EPIPE: case ETIMEDOUT: case EHOSTUNREACH:
     case ENETUNREACH:
@@ -105,6 +113,7 @@ static inline int initiator_connect(struct initiator *s)
     int fd = s->fds[s->answered] = socket(s->address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     s->connected = 0;
     s->received = 0;
+    s->dialed++;
     if (fd < 0)
         return -errno;
     return connect(fd, (struct sockaddr *)&s->address, s->address_bytes) && errno != EINPROGRESS ? -errno : 0;
@@ -146,6 +155,7 @@ static inline void initiator_keep(struct initiator *s, int fd)
             setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     }
     s->answered++;
+    s->dialed = 0;
     s->retry_ns = 0;
     s->give_up_ns = clock_now_ns() + INITIATOR_PATIENCE_NS;
 }

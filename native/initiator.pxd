@@ -14,6 +14,8 @@ cdef extern from "initiator.h" nogil:
         session_terms terms
         hello control
         int *fds
+        uint32_t dialed
+        uint32_t dials
         uint64_t max_bytes
         uint32_t complete
         results results

@@ -34,17 +34,18 @@ cdef void await_results(worker *w, initiator *session) noexcept nogil:
 
 
 cdef class Initiator(Engine):
-    """An engine with a session. `session` of a subclass is (host, port, id, key, max_bytes, giving_up)."""
+    """An engine with a session. `session` of a subclass is (host, port, id, key, max_bytes, dials, giving_up)."""
 
     cdef int _invite(self, uint8_t kind, session_terms terms, object session) except -1:
         """Keep the terms and whom to offer them to; nothing is dialed before arm()."""
-        host, port, session_id, key, max_bytes, giving_up = session
+        host, port, session_id, key, max_bytes, dials, giving_up = session
         if not session_terms_sound(kind, &terms):
             raise UsageError(f"no responder keeps these terms: {terms}")
         initiator_init(&self._session)
         self._session.terms = terms
         self._session.control.kind = kind
         self._session.max_bytes = max_bytes
+        self._session.dials = dials
         session_id_set(self._session.control.session_id, session_id)
         session_key_set(&self._session.key, key)
         self._host = host
@@ -72,6 +73,9 @@ cdef class Initiator(Engine):
         reason = os.strerror(-error)
         if error == -EAGAIN:
             raise WireError(f"{peer}: stopped while dialing")
+        if error == -ECONNRESET and self._session.dials:
+            raise DeniedError(f"not measured: each of {self._session.dialed} connections to {self._host} port "
+                              f"{self._port} reached another endpoint than the wanted one; look whether it is ready")
         if error in (-ECONNRESET, -ECONNABORTED, -EPIPE):
             raise DeniedError(f"{peer}: it closed the connection without a word: it has not admitted this session, "
                               "or holds another key; look whether its lease was revoked")

@@ -196,8 +196,8 @@ cdef int tcp_rr_serve(service *v) noexcept nogil:
 cdef class TcpRr(Initiator):
     """One transaction after the other (`rate_per_s` 0), or `rate_per_s` of them in a second, late or not.
 
-    Without `duration_ms` it goes on until stop(). `giving_up` is asked every 50 ms while dialing. Raises UsageError
-    for what no responder would keep.
+    Without `duration_ms` it goes on until stop(). `dials` as in initiator.h; `giving_up` is asked every 50 ms while
+    dialing. Raises UsageError for what no responder would keep.
     """
 
     cdef double _rate_per_s
@@ -206,7 +206,7 @@ cdef class TcpRr(Initiator):
     def __init__(self, *, str host not None, uint16_t port, bytes session_id not None, bytes key not None,
                  uint64_t max_bytes, duration_ms=None, unsigned int request_bytes=1, unsigned int response_bytes=1,
                  bint spin=False, double rate_per_s=0, bint raw_samples=False, str placement not None="inherit",
-                 giving_up=lambda: False):
+                 uint32_t dials=0, giving_up=lambda: False):
         super().__init__(placement=placement, duration_ms=duration_ms)
         cdef session_terms terms
         memset(&terms, 0, sizeof(terms))
@@ -221,7 +221,7 @@ cdef class TcpRr(Initiator):
         terms.duration_ms = duration_ms or 0
         terms.request_bytes = request_bytes
         terms.response_bytes = response_bytes
-        self._invite(KIND_TCP_RR, terms, (host, port, session_id, key, max_bytes, giving_up))
+        self._invite(KIND_TCP_RR, terms, (host, port, session_id, key, max_bytes, dials, giving_up))
         self._rate_per_s = rate_per_s
         self._rows = RING_ROWS if raw_samples else 0
         self._facts["engine"] = "tcp_rr"

@@ -123,7 +123,8 @@ cdef int tcp_stream_serve(service *v) noexcept nogil:
 cdef class TcpStream(Initiator):
     """Sends messages of `message_bytes` over `streams` connections for `duration_ms`, `max_bytes` in all at the most.
 
-    `giving_up` is asked every 50 ms while dialing. Raises UsageError for what no responder would keep.
+    `dials` as in initiator.h; `giving_up` is asked every 50 ms while dialing. Raises UsageError for what no responder
+    would keep.
     """
 
     cdef uint8_t *_message
@@ -131,7 +132,7 @@ cdef class TcpStream(Initiator):
     def __init__(self, *, str host not None, uint16_t port, bytes session_id not None, bytes key not None,
                  uint32_t duration_ms, uint32_t interval_ms, uint64_t max_bytes, unsigned int streams=1,
                  unsigned int message_bytes=128 * 1024, bint discard=False, str placement not None="inherit",
-                 giving_up=lambda: False):
+                 uint32_t dials=0, giving_up=lambda: False):
         super().__init__(placement=placement, duration_ms=duration_ms)
         cdef session_terms terms
         memset(&terms, 0, sizeof(terms))
@@ -144,7 +145,7 @@ cdef class TcpStream(Initiator):
         terms.interval_ms = interval_ms
         terms.duration_ms = duration_ms
         terms.request_bytes = message_bytes
-        self._invite(KIND_TCP_STREAM, terms, (host, port, session_id, key, max_bytes, giving_up))
+        self._invite(KIND_TCP_STREAM, terms, (host, port, session_id, key, max_bytes, dials, giving_up))
         self._facts["engine"] = "tcp_stream"
         self._facts["receive"] = "discard" if discard else "copy"
         self._staff(streams + 1, sizeof(stream), stream_loop, NULL)

@@ -82,7 +82,7 @@ async def test_every_way_is_planned_at_the_address_it_is_reached_at(cluster):
             ("n1/pod", Path.LOOPBACK): PeerAddress("127.0.0.1", 4711),
             ("n1/peer", Path.INTRA_NODE): PeerAddress("10.0.1.2", 4711),
             ("n2/pod", Path.INTER_NODE): PeerAddress("10.0.2.1", 4711),
-            ("n2/peer", Path.SERVICE): PeerAddress("cvmprobe-peer", 4711),
+            ("n2/peer", Path.SERVICE): PeerAddress("cvmprobe-peer", 4711, 40),
         }
         peer = agents["p2"]
         await until(lambda: peer.plans and len(peer.plans[-1].admissions) == 2)

@@ -37,7 +37,7 @@ def maybe(strategy):
 endpoints = st.builds(Endpoint, node=names, role=st.sampled_from(Role))
 endpoint_targets = st.builds(EndpointTarget, endpoint=endpoints, path=st.sampled_from(Path))
 targets = endpoint_targets | st.builds(VolumeTarget, volume=names)
-peers = st.builds(PeerAddress, host=names, port=st.integers(1, 65_535))
+peers = st.builds(PeerAddress, host=names, port=st.integers(1, 65_535), dials=st.integers(0, 100_000))
 instances = st.builds(
     Instance,
     assignment_id=names,

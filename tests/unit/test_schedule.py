@@ -19,7 +19,7 @@ from cvmprobe.collector.schedule import (
     tournament,
     turns_to_cover,
 )
-from cvmprobe.collector.ways import Peer, ways_between
+from cvmprobe.collector.ways import Peer, Via, through_service, ways_between
 from cvmprobe.config.collector import Budgets, Light
 from cvmprobe.model.endpoint import Endpoint, Path, PeerAddress, Role
 from cvmprobe.suites import load_suite
@@ -158,10 +158,9 @@ def test_disks_of_a_shared_machine_are_measured_once():
     ],
 )
 def test_the_path_and_the_host_to_dial_follow_from_roles_nodes_and_address(source, target, path, host):
-    ways = ways_between([source], [target], "service")
-    (way,) = ways
-    assert (way.source, way.path) == (source, path)
-    assert way.address == PeerAddress(host, target.address.port)
+    (way,) = ways_between([source], [target], Via("service", 40))
+    assert (way.source, way.target, way.path) == (source, target, path)
+    assert way.address == PeerAddress(host, target.address.port, 40 if path is Path.SERVICE else 0)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +173,18 @@ def test_the_path_and_the_host_to_dial_follow_from_roles_nodes_and_address(sourc
     ],
 )
 def test_other_ways_are_not_measured(source, target):
-    assert not ways_between([source], [target], "service")
+    assert not ways_between([source], [target], Via("service", 40))
+
+
+@given(st.integers(1, 300))
+def test_each_peer_behind_the_service_is_worth_twenty_dials(count):
+    dials = through_service("service", cluster(count)).dials
+    assert 20 * count <= dials < 40 * count
+    assert through_service("service", peers(count)) is None
+
+
+def test_few_of_the_peers_that_come_change_the_dials():
+    assert len({through_service("service", cluster(count)).dials for count in range(1, 65)}) == 7
 
 
 def test_without_a_service_nothing_is_measured_through_it():

@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from cvmprobe.collector.ways import Peer, Way, by_node, ways_between
+from cvmprobe.collector.ways import Peer, Via, Way, by_node, through_service, ways_between
 from cvmprobe.model.endpoint import Path, PeerAddress, Role, Target, VolumeTarget
 from cvmprobe.model.run import Step, Suite
 
@@ -44,7 +44,7 @@ class Match:
     initiator: Peer
     target: Target
     responder: Peer | None = None
-    via: str = ""
+    via: Via | None = None
 
     @property
     def peers(self) -> tuple[Peer, ...]:
@@ -56,7 +56,7 @@ class Match:
         """What the initiator dials; None where there is nobody to dial."""
         if self.responder is None:
             return None
-        return PeerAddress(self.via or self.responder.address.host, self.responder.address.port)
+        return self.responder.address if self.via is None else self.via.address(self.responder)
 
     @property
     def occupies(self) -> frozenset[tuple[str, str]]:
@@ -81,11 +81,11 @@ def light_pairs(nodes: Sequence[str], neighbours: int, turn: int) -> list[tuple[
 
 def light_ways(peers: Sequence[Peer], service_host: str, neighbours: int, turn: int) -> list[Way]:
     """Return the ways that light probes measure in this turn, what is nearest first."""
-    nodes = by_node(peers)
+    nodes, service = by_node(peers), through_service(service_host, peers)
     return [
         way
         for source, target in light_pairs(list(nodes), neighbours, turn)
-        for way in ways_between(nodes[source], nodes[target], service_host)
+        for way in ways_between(nodes[source], nodes[target], service)
     ]
 
 
@@ -135,11 +135,11 @@ def disk_owners(peers: Iterable[Peer]) -> list[Peer]:
 
 def heavy_ways(peers: Sequence[Peer], service_host: str) -> list[Way]:
     """Return all ways in the order in which runs measure them."""
-    nodes = by_node(peers)
+    nodes, service = by_node(peers), through_service(service_host, peers)
     return [
         way
         for source, target in [*((node, node) for node in nodes), *tournament(list(nodes))]
-        for way in ways_between(nodes[source], nodes[target], service_host)
+        for way in ways_between(nodes[source], nodes[target], service)
     ]
 
 

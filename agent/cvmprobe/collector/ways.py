@@ -14,9 +14,9 @@ from typing import Final
 
 from cvmprobe.model.endpoint import Endpoint, EndpointTarget, Path, PeerAddress, Role
 
-__all__ = ["Peer", "Way", "by_node", "ways_between"]
+__all__ = ["Peer", "Via", "Way", "by_node", "through_service", "ways_between"]
 
-_LOOPBACK: Final = "127.0.0.1"
+_DIALS_EACH: Final = 20  # for each endpoint behind a Service: all miss the wanted one once in 500 million sessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +38,28 @@ class Peer:
 
 
 @dataclass(frozen=True, slots=True)
+class Via:
+    """A host that is dialed in place of the target's own; ``dials`` as in ``PeerAddress``."""
+
+    host: str
+    dials: int = 0
+
+    def address(self, target: Peer) -> PeerAddress:
+        """Return what to dial for ``target``."""
+        return PeerAddress(self.host, target.address.port, self.dials)
+
+
+_LOOPBACK: Final = Via("127.0.0.1")
+
+
+@dataclass(frozen=True, slots=True)
 class Way:
-    """How ``source`` reaches ``target``. ``via`` is the host dialed in place of the target's own; empty: its own."""
+    """How ``source`` reaches ``target``; ``via`` None: at the target's own address."""
 
     source: Peer
     target: Peer
     path: Path
-    via: str = ""
+    via: Via | None = None
 
     @property
     def aim(self) -> EndpointTarget:
@@ -54,7 +69,7 @@ class Way:
     @property
     def address(self) -> PeerAddress:
         """What the source dials."""
-        return PeerAddress(self.via or self.target.address.host, self.target.address.port)
+        return self.target.address if self.via is None else self.via.address(self.target)
 
 
 def by_node(peers: Iterable[Peer]) -> dict[str, list[Peer]]:
@@ -65,15 +80,24 @@ def by_node(peers: Iterable[Peer]) -> dict[str, list[Peer]]:
     return nodes
 
 
-def ways_between(sources: Iterable[Peer], targets: Sequence[Peer], service_host: str = "") -> list[Way]:
+def through_service(host: str, peers: Iterable[Peer]) -> Via | None:
+    """Return the way through the Service before all peers; None where there is no such Service.
+
+    Dials are allowed for a power of two of peers, so that not every peer that comes changes all plans.
+    """
+    behind = sum(peer.endpoint.role is Role.PEER for peer in peers)
+    return Via(host, _DIALS_EACH << (behind - 1).bit_length()) if host and behind else None
+
+
+def ways_between(sources: Iterable[Peer], targets: Sequence[Peer], service: Via | None = None) -> list[Way]:
     """Return the ways from the peers of one node to those of another, or of the same.
 
-    ``service_host`` is the name of the Service before all peers; without one nothing is measured through it.
+    ``service`` leads to all peers; without one nothing is measured through it.
     """
-    return [way for source in sources for target in targets for way in _ways(source, target, service_host)]
+    return [way for source in sources for target in targets for way in _ways(source, target, service)]
 
 
-def _ways(source: Peer, target: Peer, service_host: str) -> Iterator[Way]:
+def _ways(source: Peer, target: Peer, service: Via | None) -> Iterator[Way]:
     roles = source.endpoint.role, target.endpoint.role
     near = source.endpoint.node == target.endpoint.node
     if roles == (Role.POD, Role.POD) and near:
@@ -83,7 +107,7 @@ def _ways(source: Peer, target: Peer, service_host: str) -> Iterator[Way]:
         yield Way(source, target, Path.LOOPBACK if target.is_on_loopback else Path.INTER_NODE)
     elif roles == (Role.POD, Role.PEER) and near:
         yield Way(source, target, Path.INTRA_NODE)
-    elif roles == (Role.POD, Role.PEER) and service_host:
-        yield Way(source, target, Path.SERVICE, service_host)
+    elif roles == (Role.POD, Role.PEER) and service is not None:
+        yield Way(source, target, Path.SERVICE, service)
     elif roles == (Role.HOST, Role.HOST) and not near:
         yield Way(source, target, Path.HOST)

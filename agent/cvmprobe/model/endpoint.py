@@ -68,10 +68,14 @@ Target = EndpointTarget | VolumeTarget
 
 @dataclass(frozen=True, slots=True)
 class PeerAddress:
-    """Where an endpoint's responder listens. Only the collector hands these out."""
+    """Where an endpoint's responder listens. Only the collector hands these out.
+
+    ``dials`` is how often to dial, at the most, an address that other endpoints answer at, too; 0: it alone does.
+    """
 
     host: str
     port: int
+    dials: int = 0
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

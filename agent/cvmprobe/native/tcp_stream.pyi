@@ -9,7 +9,8 @@ from cvmprobe.native.initiator import Initiator
 class TcpStream(Initiator):
     """Sends messages of ``message_bytes`` for ``duration_ms``, ``max_bytes`` over all streams at the most.
 
-    ``giving_up`` is asked every 50 ms while dialing; ``discard`` lets the responder drop what it receives uncopied.
+    ``dials``: how often each socket is dialed at an address that several endpoints answer at (0: only one does);
+    ``giving_up`` is asked every 50 ms meanwhile; ``discard`` lets the responder drop what it receives uncopied.
     Counters ``sent_bytes``, ``send_calls``, ``retransmitted_segments``; histogram ``send_call_ns``; facts
     ``congestion_control`` as read back, and what TCP_INFO last said: ``rtt_ns`` (mean over the streams),
     ``min_rtt_ns``, ``cwnd_segments`` and ``delivery_bytes_per_s`` (sums). Raises UsageError for a value out of range.
@@ -29,5 +30,6 @@ class TcpStream(Initiator):
         message_bytes: int = 131072,
         discard: bool = False,
         placement: str = "inherit",
+        dials: int = 0,
         giving_up: Callable[[], bool] = ...,
     ) -> None: ...

@@ -19,6 +19,7 @@ class Session:
     port: int
     session_id: bytes
     key: bytes = field(repr=False)
+    dials: int = 0
 
 
 def read_session(setup: Setup) -> Session:
@@ -32,7 +33,7 @@ def read_session(setup: Setup) -> Session:
         session_id = bytes.fromhex(instance.assignment_id)
     except ValueError:
         raise UsageError(f"{instance.probe}: assignment id {instance.assignment_id!r} is not hexadecimal") from None
-    return Session(setup.peer.host, setup.peer.port, session_id, setup.key)
+    return Session(setup.peer.host, setup.peer.port, session_id, setup.key, setup.peer.dials)
 
 
 def join_bins(windows: Sequence[Window], name: str, bins: Sequence[int], interval_ms: int) -> tuple[Window, ...]:

@@ -68,6 +68,7 @@ class _RrFace:
             spin=self._parameters.wait == "spin",
             rate_per_s=self._parameters.rate_per_s,
             raw_samples=self._setup.raw_samples,
+            dials=self._session.dials,
             giving_up=stopping,
         )
         engine.arm()

@@ -64,6 +64,7 @@ class _StreamFace:
             streams=self._parameters.streams,
             message_bytes=self._parameters.message_bytes,
             discard=self._parameters.receive == "discard",
+            dials=self._session.dials,
             giving_up=stopping,
         )
         engine.arm()

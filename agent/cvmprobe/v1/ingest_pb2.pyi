@@ -513,19 +513,23 @@ class PeerAddress(_message.Message):
 
     HOST_FIELD_NUMBER: _builtins.int
     PORT_FIELD_NUMBER: _builtins.int
+    DIALS_FIELD_NUMBER: _builtins.int
     host: _builtins.str
-    """IP address."""
+    """IP address, or the name of a Service."""
     port: _builtins.int
     """TCP and UDP port."""
+    dials: _builtins.int
+    """How often to dial at the most, where other endpoints answer there, too; 0: it alone does."""
     def __init__(
         self,
         *,
         host: _builtins.str = ...,
         port: _builtins.int = ...,
+        dials: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "port", b"port"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dials", b"dials", "host", b"host", "port", b"port"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,7 +8,19 @@ from cvmprobe.model.delivery import Ack, Batch, Bye, Heartbeat, Hello, Loss, Pre
 from cvmprobe.model.endpoint import PeerAddress
 from cvmprobe.model.window import SampleBlock
 from cvmprobe.v1 import ingest_pb2 as wire
-from cvmprobe.wire.codec.checks import EnumTable, at_least, capped, each, name, named, port, text, texts, within
+from cvmprobe.wire.codec.checks import (
+    EnumTable,
+    at_least,
+    at_most,
+    capped,
+    each,
+    name,
+    named,
+    port,
+    text,
+    texts,
+    within,
+)
 from cvmprobe.wire.codec.facts import (
     DIRECTIONS,
     PROBES,
@@ -43,6 +55,7 @@ LEASE_STATES = EnumTable(LeaseState, wire.LeaseState, "LEASE_STATE")
 _WINDOWS_CAP = 10_000  # of one batch
 _PLAN_CAP = 10_000  # probes or admissions of one plan
 _KEY_CAP = 64  # bytes
+_DIALS_CAP = 1_000_000
 _PEM_CAP = 65_536  # bytes
 
 
@@ -247,11 +260,15 @@ def _decode_welcome(message: wire.Welcome) -> Welcome:
 
 
 def _encode_peer(peer: PeerAddress | None) -> wire.PeerAddress | None:
-    return None if peer is None else wire.PeerAddress(host=peer.host, port=peer.port)
+    return None if peer is None else wire.PeerAddress(host=peer.host, port=peer.port, dials=peer.dials)
 
 
 def _decode_peer(message: wire.PeerAddress) -> PeerAddress:
-    return PeerAddress(host=name(message.host, "host"), port=at_least(1, port(message.port, "port"), "port"))
+    return PeerAddress(
+        host=name(message.host, "host"),
+        port=at_least(1, port(message.port, "port"), "port"),
+        dials=at_most(_DIALS_CAP, message.dials, "dials"),
+    )
 
 
 def _encode_plan(plan: Plan) -> wire.Plan:

@@ -14,6 +14,7 @@ __all__ = ["follow"]
 
 _INSTANCES: Final = 16_384  # whose newest window is remembered
 _RECENT_S: Final = 60.0  # an instance that has been silent for longer may have ended
+_LEASE_MS: Final = 60_000  # about as long as one shows previews, before its windows come complete
 
 _Key = tuple[str, Probe, Endpoint, Target, Direction, int]
 
@@ -54,10 +55,13 @@ class _Shown:
     """The newest window of each instance that was shown, and when."""
 
     def __init__(self) -> None:
+        self._oldest_unix_ms: int | None = None
         self._began_unix_ms = time.time_ns() // 1_000_000
         self._newest: OrderedDict[_Key, tuple[float, Window]] = OrderedDict()  # the longest silent first
 
     def add(self, window: Window) -> None:
+        if self._oldest_unix_ms is None or window.end_unix_ms < self._oldest_unix_ms:
+            self._oldest_unix_ms = window.end_unix_ms
         key = _key(window.instance)
         self._newest[key] = time.monotonic(), window
         self._newest.move_to_end(key)
@@ -66,11 +70,12 @@ class _Shown:
 
     def since_unix_ms(self) -> int:
         """From which window end on some may not have been shown; every node has a clock of its own."""
-        entries = [*self._newest.values()]
-        if not entries:
+        if self._oldest_unix_ms is None:
             return self._began_unix_ms
+        entries = [*self._newest.values()]
         newest_s = entries[-1][0]
-        return min(window.end_unix_ms for seen_s, window in entries if newest_s - seen_s <= _RECENT_S)
+        recent = min(window.end_unix_ms for seen_s, window in entries if newest_s - seen_s <= _RECENT_S)
+        return max(recent - _LEASE_MS, self._oldest_unix_ms)
 
     def unseen(self, stored: Iterable[Window]) -> list[Window]:
         """Leave out what was shown. Where an instance was shown in previews, its windows themselves are yet to come."""

@@ -109,6 +109,8 @@ class ApiServer:
     async def _forward(self, request: web.Request) -> web.StreamResponse:
         if request.match_info["name"] not in self.pods:
             return web.json_response({"kind": "Status", "message": "pod not found"}, status=404)
+        if request.headers.get("Accept", "*/*") != "*/*":
+            return web.json_response({"kind": "Status", "message": "only the following media types"}, status=406)
         port = int(request.query["ports"])
         socket = web.WebSocketResponse(protocols=["v4.channel.k8s.io"])
         await socket.prepare(request)

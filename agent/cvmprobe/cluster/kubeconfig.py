@@ -146,6 +146,7 @@ class Kubeconfig(AbstractAsyncContextManager["Kubeconfig"]):
     ) -> Any:  # JSON
         url, headers = await self._address(method, path, query or {})
         try:
+            headers["Accept"] = "application/json"
             answer = await self._api.call_api(method, url, headers, body, _request_timeout=_TIMEOUT_S)
             content: bytes = await answer.read()  # type: ignore[no-untyped-call]  # it has no types
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
@@ -166,7 +167,6 @@ class Kubeconfig(AbstractAsyncContextManager["Kubeconfig"]):
             "/api/v1/namespaces/{namespace}/" + path,
             path_params={"namespace": self.namespace},
             query_params=[*query.items()],
-            header_params={"Accept": "application/json"},
             auth_settings=["BearerToken"],
         )
         return url, headers

@@ -7,7 +7,7 @@ import pytest
 from tests.integration.cluster_server import NAMESPACE, ClusterServer, node, pod
 
 from cvmprobe.cluster import mirror
-from cvmprobe.cluster.api import api_client
+from cvmprobe.cluster.api import api_server
 from cvmprobe.cluster.discovery import ClusterView
 from cvmprobe.errors import ConfigError
 from cvmprobe.model.endpoint import Endpoint, Role
@@ -31,7 +31,7 @@ async def server(tmp_path, monkeypatch):
 @asynccontextmanager
 async def viewing():
     changed = asyncio.Event()
-    async with api_client() as api, ClusterView(api, NAMESPACE, changed.set) as view:
+    async with api_server() as api, ClusterView(api, NAMESPACE, changed.set) as view:
         await until(lambda: view.synced)
         yield view
 
@@ -212,5 +212,5 @@ async def test_leaving_ends_the_watches(server):
 async def test_without_a_way_to_an_api_server_the_settings_are_wrong(monkeypatch, tmp_path):
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     with pytest.raises(ConfigError, match="no way to the API server"):
-        async with api_client():
+        async with api_server():
             pass

@@ -8,8 +8,8 @@ from types import TracebackType
 from typing import Final, Self
 
 import msgspec
-from kubernetes.aio.client import ApiClient, CoreV1Api
 
+from cvmprobe.cluster.api import ApiServer
 from cvmprobe.cluster.mirror import Metadata, Mirror
 from cvmprobe.cluster.names import COMPONENT, OURS
 from cvmprobe.model.endpoint import Endpoint, Role
@@ -90,11 +90,9 @@ class ClusterView(AbstractAsyncContextManager["ClusterView"]):
     ``changed`` is called in the event loop after every change.
     """
 
-    def __init__(self, api: ApiClient, namespace: str, changed: Callable[[], None]) -> None:
-        core = CoreV1Api(api)
-        pods, nodes = core.list_namespaced_pod_without_preload_content, core.list_node_without_preload_content
-        self._pods = Mirror(_Pod, pods, changed, namespace=namespace, label_selector=OURS)
-        self._nodes = Mirror(_Node, nodes, changed)
+    def __init__(self, api: ApiServer, namespace: str, changed: Callable[[], None]) -> None:
+        self._pods = Mirror(_Pod, api, f"/api/v1/namespaces/{namespace}/pods", {"labelSelector": OURS}, changed)
+        self._nodes = Mirror(_Node, api, "/api/v1/nodes", {}, changed)
         self._tasks: tuple[asyncio.Task[None], ...] = ()
 
     async def __aenter__(self) -> Self:

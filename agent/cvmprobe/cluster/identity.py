@@ -2,20 +2,12 @@
 
 import asyncio
 import base64
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-import aiohttp
 import msgspec
-from kubernetes.aio.client import (
-    ApiClient,
-    ApiException,
-    AuthenticationV1Api,
-    V1TokenReview,
-    V1TokenReviewSpec,
-)
 
+from cvmprobe.cluster.api import SILENCE, ApiServer, RefusalError
 from cvmprobe.errors import UnreachableError
 
 __all__ = ["Identity", "TokenReviews"]
@@ -25,15 +17,6 @@ _PARTS: Final = 3
 _AT_ONCE: Final = 8  # so that a crowd at our door is none at the API server's
 _UID: Final = "authentication.kubernetes.io/pod-uid"
 _NODE: Final = "authentication.kubernetes.io/node-name"
-
-
-class _Claims(msgspec.Struct, frozen=True):
-    exp: int
-    aud: str | list[str]
-
-    @property
-    def audiences(self) -> list[str]:
-        return [self.aud] if isinstance(self.aud, str) else self.aud
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +29,35 @@ class Identity:
     expires_unix_ms: int
 
 
+class _Claims(msgspec.Struct, frozen=True):
+    exp: int
+    aud: str | list[str]
+
+    @property
+    def audiences(self) -> list[str]:
+        return [self.aud] if isinstance(self.aud, str) else self.aud
+
+
+class _User(msgspec.Struct, frozen=True):
+    username: str = ""
+    extra: dict[str, list[str]] = {}
+
+
+class _Verdict(msgspec.Struct, frozen=True):
+    authenticated: bool = False
+    audiences: list[str] = []
+    user: _User = _User()
+
+
+class _Review(msgspec.Struct, frozen=True):
+    status: _Verdict
+
+
 class TokenReviews:
     """Reviews bearer tokens for one audience and one namespace."""
 
-    def __init__(self, api: ApiClient, namespace: str, audience: str) -> None:
-        self._api = AuthenticationV1Api(api)
+    def __init__(self, api: ApiServer, namespace: str, audience: str) -> None:
+        self._api = api
         self._prefix = f"system:serviceaccount:{namespace}:"
         self._audience = audience
         self._turns = asyncio.Semaphore(_AT_ONCE)
@@ -63,31 +70,36 @@ class TokenReviews:
         claims = _claims(token)
         if claims is None or self._audience not in claims.audiences:
             return None  # as the API server would say; and it is spared what strangers send
-        spec = V1TokenReviewSpec(token=token, audiences=[self._audience])
+        verdict = await self._review(token)
+        user = verdict.user
+        if not verdict.authenticated or self._audience not in verdict.audiences:
+            return None
+        if not user.username.startswith(self._prefix):
+            return None
+        return Identity(
+            service_account=user.username.removeprefix(self._prefix),
+            pod_uid=_only(user.extra.get(_UID)),
+            node=_only(user.extra.get(_NODE)),
+            expires_unix_ms=claims.exp * 1_000,
+        )
+
+    async def _review(self, token: str) -> _Verdict:
+        path = "/apis/authentication.k8s.io/v1/tokenreviews"
+        body = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenReview",
+            "spec": {"token": token, "audiences": [self._audience]},
+        }
         try:
             async with self._turns:
-                review = await self._api.create_token_review(V1TokenReview(spec=spec), _request_timeout=_TIMEOUT_S)
-        except ApiException as error:
-            raise UnreachableError(
-                f"TokenReview: the API server answers {error.status} {error.reason}; nobody new is let in meanwhile"
-            ) from error
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                answer = await self._api.send("POST", path, body, within_s=_TIMEOUT_S)
+            return msgspec.json.decode(answer, type=_Review).status
+        except RefusalError as error:
+            raise UnreachableError(f"TokenReview: {error}; nobody new is let in meanwhile") from error
+        except (ValueError, *SILENCE) as error:
             raise UnreachableError(
                 f"TokenReview: the API server does not answer ({type(error).__name__}); nobody new is let in meanwhile"
             ) from error
-        status = review.status
-        if status is None or not status.authenticated or self._audience not in (status.audiences or ()):
-            return None
-        user = status.user
-        if user is None or user.username is None or not user.username.startswith(self._prefix):
-            return None
-        extra: Mapping[str, list[str]] = user.extra or {}
-        return Identity(
-            service_account=user.username.removeprefix(self._prefix),
-            pod_uid=_only(extra.get(_UID)),
-            node=_only(extra.get(_NODE)),
-            expires_unix_ms=claims.exp * 1_000,
-        )
 
 
 def _only(values: list[str] | None) -> str | None:

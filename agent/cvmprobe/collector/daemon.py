@@ -69,7 +69,7 @@ async def run_collector(settings: CollectorSettings, stop: asyncio.Event) -> Non
 
 def _surrounding(settings: CollectorSettings, ca_pem: bytes) -> AbstractAsyncContextManager[Surroundings]:
     if settings.identity == "kubernetes":
-        from cvmprobe.collector.in_cluster import in_cluster  # noqa: PLC0415 - its client takes a second to import
+        from cvmprobe.collector.in_cluster import in_cluster  # noqa: PLC0415 - a local run needs no client of it
 
         return in_cluster(settings.namespace, ca_pem)
     return nullcontext(FileSurroundings(settings))

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
-from cvmprobe.cluster.api import api_client
+from cvmprobe.cluster.api import api_server
 from cvmprobe.cluster.discovery import ClusterView, NodeFacts, PodFacts
 from cvmprobe.cluster.identity import Identity, TokenReviews
 from cvmprobe.cluster.names import AUDIENCE
@@ -122,7 +122,7 @@ async def in_cluster(namespace: str, ca_pem: bytes) -> AsyncIterator[ClusterSurr
 
     Waits for as long as it does not answer. Raises ConfigError where nothing says how to reach it.
     """
-    async with api_client() as api:
+    async with api_server() as api:
         cluster = await _insist(lambda: cluster_uid(api))
         synced = asyncio.Event()
         async with ClusterView(api, namespace, synced.set) as view:

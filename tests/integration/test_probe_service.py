@@ -34,6 +34,7 @@ from cvmprobe.wire.authority import CertificateAuthority
 from cvmprobe.wire.channel import bearer, open_channel
 from cvmprobe.wire.client import ProbeClient
 from cvmprobe.wire.identity import METHOD_ACCESS, OPEN_METHODS, Access, Principal, StaticTokens
+from cvmprobe.wire.serve import serve_health
 from cvmprobe.wire.tls import ClientTls, ServerTls
 
 __all__ = ["world"]
@@ -391,6 +392,20 @@ async def test_health_needs_no_token(world):
             for service in ("", "cvmprobe.v1.ProbeService"):
                 answer = await stub.Check(health_pb2.HealthCheckRequest(service=service))
                 assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_health_alone_is_served_without_tls_to_a_prober_that_knows_none():
+    async with serve_health("127.0.0.1:0") as port, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await ProbeServiceStub(channel).ListNodes(probe_pb2.ListNodesRequest())
+        assert refusal.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        with pytest.raises(ConfigError, match="cannot listen"):
+            async with serve_health(f"127.0.0.1:{port}"):
+                pass
+    async with serve_health("") as nothing:
+        assert nothing == 0
 
 
 def test_the_agents_side_imports_nothing_heavy():

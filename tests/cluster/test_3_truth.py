@@ -13,7 +13,7 @@ def throughput(file):
     """Receiver's rate in Mbit/s by (source, target, path)."""
     shown = json.loads(kube.cvmprobe("snapshot", "show", str(file), "-o", "json").stdout)
     return {
-        (row["source"], row["target"], row["path"]): row["rate"] * 8e-6
+        (row["source"], row["target"], row["path"]): row["rate_per_s"] * 8e-6
         for row in shown["summaries"]
         if row["probe"] == "tcp_stream" and row["metric"] == "receiver_bytes"
     }

@@ -50,9 +50,9 @@ def test_an_agents_pod_is_deleted(deployed):
     assert stored_twice() == 0
 
 
-def test_the_collectors_pod_is_deleted_in_the_middle_of_a_run(deployed):
+def test_the_collectors_pod_is_deleted_in_the_middle_of_a_run(deployed, tmp_path):
     kube.until("the mesh is whole", whole)
-    command = [str(Path(sys.executable).with_name("cvmprobe")), "run", "quick", "-f", "/dev/null"]
+    command = [str(Path(sys.executable).with_name("cvmprobe")), "run", "quick", "-f", str(tmp_path / "cut.zip")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
         kube.until("a lease of the run has ended", under_way)
         kube.kubectl("delete", "pod", "cvmprobe-collector-0", "--grace-period=0", "--force")
@@ -77,4 +77,45 @@ def test_a_node_is_cut_off_for_a_minute(deployed, node_exec):
         node_exec("cp", "ip", "link", "set", away, "up")
     kube.until("the mesh is whole again", whole, WHOLE_S + 30)
     kube.until("what was spooled meanwhile has arrived", lambda: accounts_agree() or True, WHOLE_S)
+    assert stored_twice() == 0
+
+
+PROGRAMS = "for p in /proc/[0-9]*; do echo ${p#/proc/} $(cat $p/comm); done"
+
+
+def test_the_api_server_is_away_for_a_minute(deployed, node_exec):
+    kube.until("the mesh is whole", whole)
+    before = time.time_ns() // 1_000_000
+    programs = [line.split() for line in node_exec("cp", "sh", "-c", PROGRAMS).splitlines()]
+    pids = [pid for pid, *name in programs if name == ["kube-apiserver"]]
+    assert pids
+    node_exec("cp", "kill", "-STOP", *pids)
+    try:
+        time.sleep(60)  # how long it is away is the subject of the test
+    finally:
+        node_exec("cp", "kill", "-CONT", *pids)
+    kube.until("the mesh is whole again", whole, WHOLE_S)
+    accounts_agree()
+    after = time.time_ns() // 1_000_000
+    seen = kube.rows("get", "windows", "--since", "5m", "--probe", "tcp_rr", "--path", "inter_node")
+    during = {row["source"] for row in seen if before + 15_000 < row["end_unix_ms"] < after - 15_000}
+    assert during == {f"{node}/pod" for node in kube.nodes()}, "light probes do not need the API server"
+
+
+def test_a_new_start_attaches_while_its_old_stream_is_half_open(deployed, node_exec):
+    kube.until("the mesh is whole", whole)
+    node = kube.nodes()[0]
+    victim = kube.pod_on(node, "agent")
+    pod = kube.get("pod", victim)
+    old = attached()[f"{node}/pod"]["start_id"]
+    drop = f"ip saddr {pod['status']['podIP']} drop"
+    rules = f"table inet cvmprobe-test {{ chain c {{ type filter hook forward priority 0; {drop}; }} }}"
+    node_exec(node, "nft", rules)  # its farewell never arrives
+    try:
+        kube.kubectl("delete", "pod", victim, "--grace-period=0", "--force")
+        kube.until("a new start is attached", lambda: attached().get(f"{node}/pod", {}).get("start_id", old) != old, 60)
+        kube.until("the mesh is whole again", whole, WHOLE_S)
+    finally:
+        node_exec(node, "nft", "delete", "table", "inet", "cvmprobe-test")
+    accounts_agree()
     assert stored_twice() == 0

@@ -80,15 +80,13 @@ class Surroundings:
     """One node is expected, and nothing is known of any."""
 
     cluster = "local"
+    all_known = False
 
     def peer(self, hello, principal):
         return None
 
     def expected(self):
         return [A]
-
-    def gone(self, endpoint):
-        return False
 
     def facts(self, node):
         return ()

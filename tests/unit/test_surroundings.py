@@ -39,7 +39,7 @@ async def test_files_name_the_cluster_the_callers_and_the_hosts(files):
     found = Peer(hello().endpoint, "boot", "start", PeerAddress("10.1.1.1", 4711))
     assert files.peer(hello(), AGENT) == found
     assert files.expected() == [Endpoint("n1", Role.POD)]
-    assert not files.gone(Endpoint("n2", Role.POD))
+    assert not files.all_known
     assert not files.facts("n1")
 
 

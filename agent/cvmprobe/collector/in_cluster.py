@@ -79,6 +79,8 @@ class PodAuthenticator:
 class ClusterSurroundings:
     """Implements ``surroundings.Surroundings``."""
 
+    all_known = True
+
     def __init__(self, cluster: str, authenticator: Authenticator, view: ClusterView) -> None:
         self.cluster = cluster
         self.authenticator = authenticator
@@ -94,10 +96,6 @@ class ClusterSurroundings:
     def expected(self) -> Sequence[Endpoint]:
         """Return the endpoints of all our pods that are on a node."""
         return [pod.endpoint for pod in self._view.pods() if pod.endpoint is not None]
-
-    def gone(self, endpoint: Endpoint) -> bool:
-        """Whether no pod of ours is that endpoint any more."""
-        return endpoint not in self.expected()
 
     def facts(self, node: str) -> Sequence[Fact]:
         """Return what the node object says."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from itertools import islice
 from pathlib import Path
@@ -69,16 +69,16 @@ class Query:
 
     async def list_nodes(self) -> Sequence[NodeStatus]:
         """List the newest start of every endpoint that is not gone, and those that are expected and never came."""
-        newest = await asyncio.to_thread(_newest, self._store)
-        statuses = {endpoint: self._status(*known) for endpoint, known in newest.items() if not self._gone(endpoint)}
+        newest, gone = await asyncio.to_thread(_newest, self._store), self._gone()
+        statuses = {endpoint: self._status(*known) for endpoint, known in newest.items() if not gone(endpoint)}
         for endpoint in self._surroundings.expected():
             statuses.setdefault(endpoint, _never_seen(endpoint))
         return [statuses[endpoint] for endpoint in sorted(statuses)]
 
     async def list_probes(self, selection: Selection) -> Sequence[ProbeStatus]:
         """List the selected probe instances that run, or last ran; none of an endpoint that is gone."""
-        statuses = self._live.probes(self._wanted(selection))
-        return [status for status in statuses if not any(map(self._gone, _endpoints(status.instance)))]
+        statuses, gone = self._live.probes(self._wanted(selection)), self._gone()
+        return [status for status in statuses if not any(map(gone, _endpoints(status.instance)))]
 
     def watch_windows(self, selection: Selection) -> AsyncIterator[Window | Missed]:
         """Yield selected windows from now on: previews of what runs, then the windows themselves."""
@@ -161,9 +161,12 @@ class Query:
         self._conductor.get_run(run_id)
         return lambda instance: selection.selects(instance) and self._conductor.granted(run_id, instance.assignment_id)
 
-    def _gone(self, endpoint: Endpoint) -> bool:
-        """Whether an endpoint is no more: nobody expects it, and its last stream has ended."""
-        return self._surroundings.gone(endpoint) and self._roster.get(endpoint) is None
+    def _gone(self) -> Callable[[Endpoint], bool]:
+        """Return what tells now whether an endpoint is no more: nobody expects it, and its last stream has ended."""
+        if not self._surroundings.all_known:
+            return lambda _: False
+        expected = frozenset(self._surroundings.expected())
+        return lambda endpoint: endpoint not in expected and self._roster.get(endpoint) is None
 
     def _status(self, stream: StreamKey, hello: Hello, account: Account) -> NodeStatus:
         attached = self._roster.of_stream(stream)

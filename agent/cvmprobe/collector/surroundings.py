@@ -29,11 +29,12 @@ class Surroundings(Protocol):
     def peer(self, hello: Hello, principal: Principal) -> Peer | None:
         """Return where an attached endpoint is reached now; None where it may not, or cannot yet, be given probes."""
 
+    @property
+    def all_known(self) -> bool:
+        """Whether an endpoint that is not expected is no more, so that nobody waits for it."""
+
     def expected(self) -> Sequence[Endpoint]:
         """Return the endpoints that are there, or should be."""
-
-    def gone(self, endpoint: Endpoint) -> bool:
-        """Whether that endpoint is no more, so that nobody waits for it."""
 
     def facts(self, node: str) -> Sequence[Fact]:
         """Return what is known of a node beside what its agent says."""
@@ -41,6 +42,8 @@ class Surroundings(Protocol):
 
 class FileSurroundings:
     """Tokens in a file, hosts in the settings: agents that attach are the peers, their ports stand in their Hello."""
+
+    all_known = False
 
     def __init__(self, settings: CollectorSettings) -> None:
         if settings.tokens_file is None:
@@ -60,11 +63,6 @@ class FileSurroundings:
     def expected(self) -> Sequence[Endpoint]:
         """Return the pod endpoint of every node that has a host."""
         return [Endpoint(node, Role.POD) for node in self._hosts]
-
-    def gone(self, endpoint: Endpoint) -> bool:
-        """Never: nobody says so."""
-        del endpoint
-        return False
 
     def facts(self, node: str) -> Sequence[Fact]:
         """Return none: nobody else knows the node."""

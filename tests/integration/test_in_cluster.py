@@ -215,6 +215,28 @@ async def test_people_may_do_what_their_service_account_is_for(cluster):
             await agent.list_nodes()
 
 
+async def test_a_replaced_token_is_taken_up_without_a_gap_and_disturbs_nobody(cluster, tmp_path):
+    first, second = cluster.agent("a1", "n1"), cluster.agent("a2", "n2")
+    await until(lambda: second.plans and len(second.plans[-1].probes) == 2)
+    first.add(first.window(1))
+    await until(lambda: first.acked == 1)
+    plans = len(second.plans)
+    first.token = cluster.let_in("cvmprobe-agent", pod_uid="a1", node_name="n1")
+    await until(lambda: len(first.welcomes) == 2)
+    first.add(first.window(2))
+    await until(lambda: first.acked == 2)
+    heard = second.heartbeats
+    await until(lambda: second.heartbeats > heard + 1)  # plans are looked at with every heartbeat
+    assert len(second.plans) == plans
+    assert first.plans[-1].probes == first.plans[-2].probes
+    async with cluster.person("cvmprobe-viewer") as viewer:
+        chunks = viewer.export_snapshot(None, TimeRange(), with_samples=False, snapshot_format=SnapshotFormat.ZIP)
+        (tmp_path / "s.zip").write_bytes(b"".join([chunk async for chunk in chunks]))
+    snapshot = read_snapshot(tmp_path / "s.zip")
+    assert [window.end_unix_ms for window in snapshot.windows()] == [first.window(n).end_unix_ms for n in (1, 2)]
+    assert not snapshot.manifest.gaps
+
+
 async def test_while_the_api_server_is_away_live_streams_go_on_and_new_ones_wait(cluster):
     live = cluster.agent("a1", "n1")
     await live.attached()

@@ -3,10 +3,11 @@
 import asyncio
 import random
 import socket
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 from tests.integration.api_server import CREDENTIAL, ApiServer
+from tests.integration.wire_fakes import until
 
 from cvmprobe.cluster import tunnel
 from cvmprobe.cluster.kubeconfig import Kubeconfig
@@ -128,6 +129,19 @@ async def test_a_client_that_goes_away_leaves_nothing_open_in_the_pod(api, clust
         _, writer = await dial(opened.address)
         writer.transport.abort()
         await asyncio.wait_for(ended.wait(), WITHIN_S)
+
+
+async def test_a_way_that_breaks_under_a_client_that_talks_is_told(api, cluster):
+    async with served(api, echo), Tunnel(cluster, POD, PORT) as opened:
+        _, writer = await dial(opened.address)
+        with suppress(ConnectionError):
+            while opened.trouble is None:
+                writer.write(bytes(100_000))
+                await writer.drain()
+                api.cut()
+        await until(lambda: opened.trouble is not None)
+        assert "the pod, or the way to it, is gone" in str(opened.trouble)
+        writer.close()
 
 
 async def test_leaving_closes_what_is_open_without_a_word(api, cluster, caplog):

@@ -82,44 +82,33 @@ class Tunnel(AbstractAsyncContextManager["Tunnel"]):
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, far: aiohttp.ClientWebSocketResponse
     ) -> None:
         """Carry bytes both ways until the pod has ended, or the client has, and the pod pauses."""
-        sending = asyncio.create_task(_send(reader, far))
-        try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(None) as patience:
-                    await self._receive(far, writer, sending, patience)
-        finally:
-            sending.cancel()
-            await asyncio.gather(sending, return_exceptions=True)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(None) as patience:  # without end until the client has said all
+                sending = asyncio.create_task(_send(reader, far, patience))
+                try:
+                    await self._receive(far, writer, patience)
+                finally:
+                    sending.cancel()
+                    await asyncio.gather(sending, return_exceptions=True)
 
     async def _receive(
-        self,
-        far: aiohttp.ClientWebSocketResponse,
-        writer: asyncio.StreamWriter,
-        sending: asyncio.Task[None],
-        patience: asyncio.Timeout,
+        self, far: aiohttp.ClientWebSocketResponse, writer: asyncio.StreamWriter, patience: asyncio.Timeout
     ) -> None:
-        def wait_no_longer(_: object = None) -> None:
-            patience.reschedule(asyncio.get_running_loop().time() + _PAUSE_S)
-
-        sending.add_done_callback(wait_no_longer)
-        try:
-            begun: set[int] = set()
-            async for message in far:
-                if message.type is not aiohttp.WSMsgType.BINARY or not message.data:
-                    break
-                channel, content = message.data[0], message.data[1:]
-                if channel not in begun:
-                    begun.add(channel)
-                elif channel == _ERROR:
-                    raise UnreachableError(f"{self._what()}: {_reason(content.decode(errors='replace'))}")
-                else:
-                    writer.write(content)
-                    await writer.drain()
-                if sending.done():
-                    wait_no_longer()
-        finally:
-            sending.remove_done_callback(wait_no_longer)
-        if not sending.done():
+        begun: set[int] = set()
+        async for message in far:
+            if message.type is not aiohttp.WSMsgType.BINARY or not message.data:
+                break
+            channel, content = message.data[0], message.data[1:]
+            if channel not in begun:
+                begun.add(channel)
+            elif channel == _ERROR:
+                raise UnreachableError(f"{self._what()}: {_reason(content.decode(errors='replace'))}")
+            else:
+                writer.write(content)
+                await writer.drain()
+            if patience.when() is not None:
+                _wait_no_longer(patience)
+        if patience.when() is None:
             raise UnreachableError(f"{self._what()} ended: the pod, or the way to it, is gone")
 
     def _what(self) -> str:
@@ -131,8 +120,20 @@ def _reason(said: str) -> str:
     return "connection refused; is it still starting?" if "connection refused" in said else said
 
 
-async def _send(reader: asyncio.StreamReader, far: aiohttp.ClientWebSocketResponse) -> None:
-    """Carry what the client says until it has said all, or either side is gone."""
+async def _send(reader: asyncio.StreamReader, far: aiohttp.ClientWebSocketResponse, patience: asyncio.Timeout) -> None:
+    """Carry what the client says until it has said all; when the pod is gone, who receives will tell."""
     with suppress(OSError, aiohttp.ClientError):
-        while data := await reader.read(_CHUNK):
+        while data := await _read(reader):
             await far.send_bytes(bytes((_DATA,)) + data)
+        _wait_no_longer(patience)
+
+
+async def _read(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.read(_CHUNK)
+    except OSError:  # a client that went away has said all, too
+        return b""
+
+
+def _wait_no_longer(patience: asyncio.Timeout) -> None:
+    patience.reschedule(asyncio.get_running_loop().time() + _PAUSE_S)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 import typer
 
@@ -14,6 +15,7 @@ from cvmprobe import __version__, errors
 from cvmprobe.cli import app as application
 from cvmprobe.cli import program
 from cvmprobe.cli.__main__ import kubectl, main
+from cvmprobe.cli.endpoint import Connection, process_start, runtime_dir
 
 
 @pytest.fixture(autouse=True)
@@ -112,6 +114,16 @@ def test_a_kubeconfig_that_is_not_there_is_named(capsys, monkeypatch, verb):
     assert "not-there cannot be used: Config not found: not-there; name another with KUBECONFIG" in one_line(capsys)
 
 
+def test_kubectl_prefers_the_cluster_to_a_living_local_run(capsys, monkeypatch):
+    living = Connection(address="h:1", server_name="h", ca_pem="", token="", pid=os.getpid())
+    living = msgspec.structs.replace(living, started=process_start(os.getpid()))
+    living.write(runtime_dir(create=True) / "endpoint.json")
+    monkeypatch.setenv("KUBECONFIG", "not-there")
+    monkeypatch.setattr(sys, "argv", ["kubectl-cvmprobe", "get", "nodes"])
+    assert kubectl() == 2
+    assert "not-there cannot be used" in one_line(capsys)
+
+
 def test_kubectl_calls_it_by_its_own_name(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["kubectl-cvmprobe", "get", "nods"])
     assert kubectl() == 2
@@ -179,6 +191,12 @@ def test_asking_a_collector_needs_no_database_and_no_engine():
     environment = {**os.environ, "PYTHONPATH": str(Path(cvmprobe.__file__).parents[1])}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert result.stderr.strip() == ""
+
+
+def test_the_command_starts_where_there_is_no_sighup():
+    code = "import signal; del signal.SIGHUP; import cvmprobe.cli.app"
+    environment = {**os.environ, "PYTHONPATH": str(Path(cvmprobe.__file__).parents[1])}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,12 @@
 import asyncio
 import signal
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Final
 
 __all__ = ["run_to_the_end"]
 
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SIGNALS: Final = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 def run_to_the_end(
@@ -33,8 +34,9 @@ async def _run(
         caught.append(number)
 
     loop = asyncio.get_running_loop()
-    for number in _SIGNALS:
-        loop.add_signal_handler(number, interrupt, number)
+    with suppress(NotImplementedError):  # on Windows asyncio itself makes a cancellation of Ctrl-C
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, interrupt, number)
     try:
         return await task
     except asyncio.CancelledError:

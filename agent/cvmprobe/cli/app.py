@@ -17,6 +17,10 @@ New here? Measure this machine first; it takes about a minute and needs neither 
 
     cvmprobe run quick --local
 
+Measure the cluster of your kubeconfig, once cvmprobe is installed there:
+
+    cvmprobe run quick --cluster
+
 Look at a result again; or stay alive, and watch from another terminal:
 
     cvmprobe snapshot show FILE

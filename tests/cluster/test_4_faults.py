@@ -100,7 +100,6 @@ def test_the_api_server_is_away_for_a_minute(deployed, node_exec):
     after = time.time_ns() // 1_000_000
     seen = kube.rows("get", "windows", "--since", "5m", "--probe", "tcp_rr", "--path", "inter_node")
     during = {row["source"] for row in seen if before + 15_000 < row["end_unix_ms"] < after - 15_000}
-    print(sorted({(row["source"], row["end_unix_ms"] - before) for row in seen}))
     assert during == {f"{node}/pod" for node in kube.nodes()}, "light probes do not need the API server"
 
 

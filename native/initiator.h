@@ -50,7 +50,7 @@ struct initiator {
     uint64_t max_bytes;
     uint32_t complete; /* atomic: results and bins are there and true */
     struct results results;
-    uint64_t bins[SESSION_MAX_BINS];
+    uint64_t *bins; /* room for session_bins() of every series */
 };
 
 static inline void initiator_init(struct initiator *s)
@@ -240,7 +240,7 @@ static inline int initiator_await_results(struct initiator *s, const uint32_t *r
         return error;
     if (!results_sound(&s->results, &s->control, &s->terms))
         return -EPROTO;
-    error = initiator_read(s, s->bins, s->results.bins * sizeof s->bins[0], running, until_ns);
+    error = initiator_read(s, s->bins, results_bins_bytes(&s->results), running, until_ns);
     if (error)
         return error;
     if (!results_verify(&s->key, &s->results, s->bins))

@@ -36,5 +36,6 @@ cdef class Initiator(Engine):
     cdef str _host
     cdef uint16_t _port
     cdef object _giving_up
-    cdef int _invite(self, uint8_t kind, session_terms terms, object session) except -1
+    cdef bytearray _bins  # the session's
+    cdef int _invite(self, uint8_t kind, dict terms, tuple session) except -1
     cdef int _raise_dial(self, int error) except -1

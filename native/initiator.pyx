@@ -9,7 +9,7 @@ from libc.errno cimport (
     EADDRNOTAVAIL, EAGAIN, EBADMSG, ECONNABORTED, ECONNREFUSED, ECONNRESET, EHOSTUNREACH, ENETUNREACH, EPIPE,
     ETIMEDOUT,
 )
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint64_t
 
 from cvmprobe.errors import DeniedError, EngineError, UnreachableError, UsageError, WireError
 
@@ -17,13 +17,50 @@ from cvmprobe.native.engine cimport Engine
 from cvmprobe.native.initiator cimport (
     initiator, initiator_await_results, initiator_close, initiator_dial, initiator_init, initiator_resolve,
 )
-from cvmprobe.native.session cimport session_id_set, session_key_set, session_terms, session_terms_sound
+from cvmprobe.native.session cimport (
+    RESULT_BYTES, RESULT_CPU_NS, RESULT_DUPLICATES, RESULT_FIRST_NS, RESULT_JITTER_NS, RESULT_LAST_NS, RESULT_LOST,
+    RESULT_NODE_BASELINE_PPM, RESULT_NODE_BUSY_NS, RESULT_NODE_IRQ_NS, RESULT_NODE_SOFTIRQ_NS, RESULT_OPERATIONS,
+    RESULT_REORDERED, RESULT_REORDER_EXTENT, RESULT_RETRANSMITTED_SEGMENTS, RESULT_RUN_DELAY_NS, RESULT_SEND_ERRORS,
+    RESULT_SENT_BYTES, RESULT_SENT_OPERATIONS, RESULT_SOCKET_DROPS, RESULT_UNKNOWN, SERIES_BYTES, SERIES_COUNT,
+    SERIES_OPERATIONS, SERIES_SENT_BYTES, SERIES_SENT_OPERATIONS, session_bins, session_id_set, session_key_set,
+    session_terms_set, session_terms_sound,
+)
 from cvmprobe.native.worker cimport worker, worker_fail
 
 
 cdef extern from "<errno.h>" nogil:
     enum:
         ECANCELED
+
+
+RESULTS = {
+    "bytes": RESULT_BYTES,
+    "operations": RESULT_OPERATIONS,
+    "first_ns": RESULT_FIRST_NS,
+    "last_ns": RESULT_LAST_NS,
+    "cpu_ns": RESULT_CPU_NS,
+    "run_delay_ns": RESULT_RUN_DELAY_NS,
+    "sent_bytes": RESULT_SENT_BYTES,
+    "sent_operations": RESULT_SENT_OPERATIONS,
+    "retransmitted_segments": RESULT_RETRANSMITTED_SEGMENTS,
+    "lost": RESULT_LOST,
+    "duplicates": RESULT_DUPLICATES,
+    "reordered": RESULT_REORDERED,
+    "reorder_extent": RESULT_REORDER_EXTENT,
+    "jitter_ns": RESULT_JITTER_NS,
+    "socket_drops": RESULT_SOCKET_DROPS,
+    "send_errors": RESULT_SEND_ERRORS,
+    "node_busy_ns": RESULT_NODE_BUSY_NS,
+    "node_irq_ns": RESULT_NODE_IRQ_NS,
+    "node_softirq_ns": RESULT_NODE_SOFTIRQ_NS,
+    "node_baseline_ppm": RESULT_NODE_BASELINE_PPM,
+}
+SERIES = {
+    "bytes": SERIES_BYTES,
+    "operations": SERIES_OPERATIONS,
+    "sent_bytes": SERIES_SENT_BYTES,
+    "sent_operations": SERIES_SENT_OPERATIONS,
+}
 
 
 cdef void await_results(worker *w, initiator *session) noexcept nogil:
@@ -36,13 +73,15 @@ cdef void await_results(worker *w, initiator *session) noexcept nogil:
 cdef class Initiator(Engine):
     """An engine with a session. `session` of a subclass is (host, port, id, key, max_bytes, dials, giving_up)."""
 
-    cdef int _invite(self, uint8_t kind, session_terms terms, object session) except -1:
-        """Keep the terms and whom to offer them to; nothing is dialed before arm()."""
+    cdef int _invite(self, uint8_t kind, dict terms, tuple session) except -1:
+        """Keep the terms (by the names of session_terms) and whom to offer them to; nothing is dialed before arm()."""
         host, port, session_id, key, max_bytes, dials, giving_up = session
-        if not session_terms_sound(kind, &terms):
+        session_terms_set(&self._session.terms, terms)
+        if not session_terms_sound(kind, &self._session.terms):
             raise UsageError(f"no responder keeps these terms: {terms}")
         initiator_init(&self._session)
-        self._session.terms = terms
+        self._bins = bytearray(session_bins(kind, &self._session.terms) * SERIES_COUNT * sizeof(uint64_t))
+        self._session.bins = <uint64_t *><char *>self._bins
         self._session.control.kind = kind
         self._session.max_bytes = max_bytes
         self._session.dials = dials
@@ -91,19 +130,20 @@ cdef class Initiator(Engine):
 
     @property
     def results(self):
-        """What the responder counted: bytes, operations, first_ns, last_ns, cpu_ns; None unless the session drained."""
+        """What the responder counted, by name; what it does not know is absent. None unless the session drained."""
         if not self._session.complete:
             return None
-        found = self._session.results
-        return {
-            "bytes": found.bytes,
-            "operations": found.operations,
-            "first_ns": found.first_ns,
-            "last_ns": found.last_ns,
-            "cpu_ns": found.cpu_ns,
-        }
+        counts = {name: self._session.results.counts[<int>what] for name, what in RESULTS.items()}
+        return {name: count for name, count in counts.items() if count != RESULT_UNKNOWN}
 
     @property
     def bins(self):
-        """Bytes that reached the responder in each interval, and after the deadline; empty unless it told."""
-        return [self._session.bins[i] for i in range(self._session.results.bins)] if self._session.complete else []
+        """What the responder counted in each interval, and after the deadline, by series; empty unless it told."""
+        if not self._session.complete or not self._session.results.bins:
+            return {}
+        cdef uint64_t *bins
+        series = {}
+        for name, index in SERIES.items():
+            bins = self._session.bins + <int>index * self._session.results.bins
+            series[name] = [bins[i] for i in range(self._session.results.bins)]
+        return series

@@ -39,7 +39,8 @@ struct session {
     uint32_t ended;    /* atomic: services that will not touch the session any more */
     uint32_t complete; /* atomic: the results are sent */
     struct service *services; /* terms.sockets of them */
-    uint64_t *bins;           /* sockets x session_bins() */
+    size_t bins_each;         /* session_bins() x SERIES_COUNT */
+    uint64_t *bins;           /* bins_each for every socket, and for their sum */
 };
 
 static inline int session_running(const struct session *s)
@@ -88,24 +89,34 @@ static inline int session_send(const struct session *s, const void *data, size_t
     return 0;
 }
 
+/* One more part of a sum or an extreme; a sum with an unknown part is unknown. */
+static inline uint64_t session_join(enum session_result what, uint64_t so_far, uint64_t part)
+{
+    switch (what) {
+    case RESULT_LAST_NS: case RESULT_REORDER_EXTENT: case RESULT_JITTER_NS:
+        return so_far == RESULT_UNKNOWN || (part != RESULT_UNKNOWN && part > so_far) ? part : so_far;
+    default:
+        return so_far == RESULT_UNKNOWN || part == RESULT_UNKNOWN ? RESULT_UNKNOWN : so_far + part;
+    }
+}
+
 /* Add up what the services counted and send it; all of them saw FIN. */
 static inline void session_send_results(struct session *s)
 {
-    struct results r = {.first_ns = __atomic_load_n(&s->tally.first_ns, __ATOMIC_RELAXED)};
-    uint64_t bins[SESSION_MAX_BINS] = {0};
-    r.bins = (uint16_t)session_bins(s->control.kind, &s->terms);
+    uint64_t first_ns = __atomic_load_n(&s->tally.first_ns, __ATOMIC_RELAXED);
+    uint64_t *bins = s->bins + s->terms.sockets * s->bins_each;
+    struct results r = {.bins = (uint16_t)session_bins(s->control.kind, &s->terms)};
+    memcpy(r.counts, s->services[0].counts, sizeof r.counts);
     for (uint32_t i = 0; i < s->terms.sockets; i++) {
-        const struct service *v = &s->services[i];
-        r.bytes += v->bytes;
-        r.operations += v->operations;
-        r.cpu_ns += v->cpu_ns;
-        r.last_ns = v->last_ns > r.last_ns ? v->last_ns : r.last_ns;
-        for (uint32_t b = 0; b < r.bins; b++)
-            bins[b] += v->bins[b];
+        for (int what = 0; i && what < RESULT_COUNTS; what++)
+            r.counts[what] = session_join((enum session_result)what, r.counts[what], s->services[i].counts[what]);
+        for (size_t b = 0; b < s->bins_each; b++)
+            bins[b] += s->services[i].bins[b];
     }
+    r.counts[RESULT_FIRST_NS] = first_ns ? first_ns : RESULT_UNKNOWN;
     results_seal(&s->key, &r, &s->control, bins);
     uint64_t until_ns = clock_now_ns() + SESSION_DRAIN_NS;
-    if (!session_send(s, &r, sizeof r, until_ns) && !session_send(s, bins, r.bins * sizeof *bins, until_ns))
+    if (!session_send(s, &r, sizeof r, until_ns) && !session_send(s, bins, results_bins_bytes(&r), until_ns))
         __atomic_store_n(&s->complete, 1, __ATOMIC_RELAXED);
 }
 
@@ -122,7 +133,7 @@ static inline void service_run(struct worker *w)
         r = s->serve(v);
         free(v->buffer);
     }
-    v->cpu_ns = clock_of_ns(CLOCK_THREAD_CPUTIME_ID);
+    v->counts[RESULT_CPU_NS] = clock_of_ns(CLOCK_THREAD_CPUTIME_ID);
     if (r < 0)
         session_cut(s);
     else if (__atomic_add_fetch(&s->clean, 1, __ATOMIC_ACQ_REL) == s->terms.sockets && session_running(s))
@@ -137,9 +148,10 @@ static inline struct session *session_new(const struct hello *control, const str
                                           const struct session_key *key, int fd, uint64_t now_ns)
 {
     size_t bins = session_bins(control->kind, terms);
+    size_t bins_each = bins * SERIES_COUNT;
     struct session *s = (struct session *)aligned_alloc(64, sizeof *s);
     struct service *services = (struct service *)aligned_alloc(64, terms->sockets * sizeof *services);
-    uint64_t *room = (uint64_t *)calloc(terms->sockets * bins + 1, sizeof *room);
+    uint64_t *room = (uint64_t *)calloc((terms->sockets + 1u) * bins_each + 1, sizeof *room);
     if (!s || !services || !room) {
         free(s);
         free(services);
@@ -147,10 +159,14 @@ static inline struct session *session_new(const struct hello *control, const str
         return NULL;
     }
     *s = (struct session){.control = *control, .terms = *terms, .key = *key, .fd = fd, .services = services,
-                          .bins = room, .setup_until_ns = now_ns + SESSION_SETUP_NS, .tally.running = 1};
+                          .bins_each = bins_each, .bins = room,
+                          .setup_until_ns = now_ns + SESSION_SETUP_NS, .tally.running = 1};
     for (uint32_t i = 0; i < terms->sockets; i++) {
         services[i] = (struct service){.session = s, .terms = &s->terms, .tally = &s->tally, .fd = -1,
-                                       .bins = room + i * bins, .bin_count = (uint32_t)bins};
+                                       .bins = room + i * bins_each, .bin_count = (uint32_t)bins};
+        memset(services[i].counts, 0xff, sizeof services[i].counts); /* unknown until somebody counts it */
+        services[i].counts[RESULT_BYTES] = services[i].counts[RESULT_OPERATIONS] = 0;
+        services[i].counts[RESULT_SENT_BYTES] = services[i].counts[RESULT_SENT_OPERATIONS] = 0;
         services[i].worker = (struct worker){.index = i, .loop = service_run};
         snprintf(services[i].worker.name, WORKER_NAME_BYTES, "cvm-serve-%u", i + 1);
     }

@@ -28,11 +28,8 @@ struct service {
     struct tally *tally;
     uint8_t *buffer; /* service_buffer_bytes() of it, touched */
     int fd;
-    uint64_t bytes;
-    uint64_t operations;
-    uint64_t last_ns;
-    uint64_t cpu_ns; /* of the thread, set when it ends */
-    uint64_t *bins;  /* session_bins() of them; unused where that is 0 */
+    uint64_t counts[RESULT_COUNTS]; /* this socket's part of the results */
+    uint64_t *bins; /* session_bins() of them for each series; unused where that is 0 */
     uint32_t bin_count;
     uint32_t bin;
     uint64_t bin_end_ns; /* 0 until the first payload byte */
@@ -74,20 +71,49 @@ static inline uint64_t service_first_ns(struct service *s, uint64_t now_ns)
                : none;
 }
 
-/* Count `size` payload bytes that were there at now_ns. Returns 0, or -EDQUOT once the session's cap is passed. */
-static inline int service_count(struct service *s, uint64_t size, uint64_t now_ns)
+/* The bin that this moment falls into. */
+static inline uint64_t *service_bin(struct service *s, uint64_t now_ns)
 {
     if (__builtin_expect(now_ns >= s->bin_end_ns, 0)) {
         uint64_t first_ns = service_first_ns(s, now_ns);
         while ((s->bin_end_ns = service_bin_end(s, first_ns, s->bin)) <= now_ns)
             s->bin++;
     }
-    if (s->bin_count)
-        s->bins[s->bin] += size;
-    s->bytes += size;
-    s->last_ns = now_ns;
+    return s->bins + s->bin;
+}
+
+/* Charge the session's cap. Returns 0, or -EDQUOT once it is passed. */
+static inline int service_charge(struct service *s, uint64_t size)
+{
     uint64_t total = __atomic_add_fetch(&s->tally->bytes, size, __ATOMIC_RELAXED);
     return total > __atomic_load_n(&s->tally->limit, __ATOMIC_RELAXED) ? -EDQUOT : 0;
+}
+
+/* Count payload that had arrived at now_ns (round trips: and was answered). Returns 0, or -EDQUOT past the cap. */
+static inline int service_count(struct service *s, uint64_t size, uint64_t operations, uint64_t now_ns)
+{
+    uint64_t *bin = service_bin(s, now_ns);
+    if (s->bin_count) {
+        bin[SERIES_BYTES * s->bin_count] += size;
+        bin[SERIES_OPERATIONS * s->bin_count] += operations;
+    }
+    s->counts[RESULT_BYTES] += size;
+    s->counts[RESULT_OPERATIONS] += operations;
+    s->counts[RESULT_LAST_NS] = now_ns;
+    return service_charge(s, size);
+}
+
+/* Count payload that the kernel had taken at now_ns. Returns 0, or -EDQUOT past the cap. */
+static inline int service_count_sent(struct service *s, uint64_t size, uint64_t operations, uint64_t now_ns)
+{
+    uint64_t *bin = service_bin(s, now_ns);
+    if (s->bin_count) {
+        bin[SERIES_SENT_BYTES * s->bin_count] += size;
+        bin[SERIES_SENT_OPERATIONS * s->bin_count] += operations;
+    }
+    s->counts[RESULT_SENT_BYTES] += size;
+    s->counts[RESULT_SENT_OPERATIONS] += operations;
+    return service_charge(s, size);
 }
 
 #endif

@@ -12,7 +12,8 @@ cdef extern from "service.h" nogil:
         const session_terms *terms
         uint8_t *buffer
         int fd
-        uint64_t operations
+        uint64_t *counts
     ctypedef int (*service_loop)(service *) noexcept nogil
     int service_running(const service *s)
-    int service_count(service *s, uint64_t size, uint64_t now_ns)
+    int service_count(service *s, uint64_t size, uint64_t operations, uint64_t now_ns)
+    int service_count_sent(service *s, uint64_t size, uint64_t operations, uint64_t now_ns)

@@ -5,19 +5,20 @@
  *
  * hello   0      4         5      6       8            24      40              56            58  64    96
  *         | CVMP | version | kind | index | session id | nonce | control nonce | terms bytes | 0 | mac | terms
- * terms   0         2      4             8             12              16               20  32
- *         | sockets | mode | interval_ms | duration_ms | request_bytes | response_bytes | 0 |
+ * terms   0         2           3      4         5      6         7   8             12            16              20
+ *         | sockets | direction | wait | receive | dscp | offload | 0 | interval_ms | duration_ms | request_bytes |
+ *         20               24             28             32    36  40                 48           56           72  96
+ *         | response_bytes | sndbuf_bytes | rcvbuf_bytes | mss | 0 | rate_bytes_per_s | byte_limit | congestion | 0 |
  * reply   0      4         5      6       8               24  32    64
  *         | CVMR | version | kind | index | hello's nonce | 0 | mac |
- * results 0      4         5      6      8               24      32           40         48        56       64  96
- *         | CVMT | version | kind | bins | control nonce | bytes | operations | first_ns | last_ns | cpu_ns | mac |
- *
- * The results are followed by their bins.
+ * results 0      4         5      6      8               24  32                       288   320
+ *         | CVMT | version | kind | bins | control nonce | 0 | counts, one per result | mac | bins of all series
  *
  * macs are HMAC-SHA256 under the session's key: of the hello up to its mac, and the terms; of the reply up to its mac,
  * and the hello's mac; of the results up to their mac, and the bins. A hello's nonce is accepted once; a retry has
- * a new one. A bin is a u64: what arrived in one interval since the session's first payload byte, on the responder's
- * clock; the last bin holds what came after the deadline, so the bins add up to the total.
+ * a new one. A count that nobody knows is RESULT_UNKNOWN. A bin is a u64: what was counted in one interval since the
+ * session's first payload byte, on the responder's clock; the last bin holds what came after the deadline, so the bins
+ * of a series add up to its total. What is sent or received is seen from the responder.
  */
 #ifndef CVMPROBE_SESSION_H
 #define CVMPROBE_SESSION_H
@@ -31,19 +32,53 @@
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "structs are sent as they lie in memory");
 
-#define SESSION_VERSION 1
+#define SESSION_VERSION 2
 #define SESSION_ID_BYTES 16
 #define SESSION_NONCE_BYTES 16
 #define SESSION_MAX_TERMS 256
-#define SESSION_MAX_SOCKETS 64
+#define SESSION_MAX_SOCKETS 1024
+#define SESSION_MAX_STREAMS 64
 #define SESSION_MAX_BINS 4097
 #define SESSION_MAX_MESSAGE (1u << 20)
 #define SESSION_MAX_DURATION_MS (24u * 3600 * 1000)
 #define SESSION_MAX_KEY 64
 #define SESSION_MIN_KEY 16
+#define SESSION_CONGESTION_BYTES 16
 
-enum session_kind { KIND_TCP_STREAM = 1, KIND_TCP_RR = 2 };
-enum session_mode { MODE_COPY = 0, MODE_DISCARD = 1, MODE_BLOCK = 0, MODE_SPIN = 1 };
+enum session_kind { KIND_TCP_STREAM = 1, KIND_TCP_RR, KIND_TCP_CRR, KIND_UDP_RR, KIND_UDP_STREAM };
+enum session_direction { DIRECTION_FORWARD, DIRECTION_REVERSE, DIRECTION_BOTH, DIRECTIONS }; /* of the payload */
+enum session_wait { WAIT_BLOCK, WAIT_SPIN, WAIT_EPOLL, WAITS };
+enum session_receive { RECEIVE_COPY, RECEIVE_DISCARD, RECEIVES };
+enum session_offload { OFFLOAD_BEST, OFFLOAD_GSO, OFFLOAD_MMSG, OFFLOAD_NONE, OFFLOADS };
+
+/* What the responder tells in its results, over all sockets. */
+enum session_result {
+    RESULT_BYTES,      /* payload received; round trips: both ways */
+    RESULT_OPERATIONS, /* receive calls, transactions or datagrams */
+    RESULT_FIRST_NS,   /* CLOCK_MONOTONIC of the responder at the first payload byte; unknown: there was none */
+    RESULT_LAST_NS,
+    RESULT_CPU_NS, /* of the responder's threads for this session */
+    RESULT_RUN_DELAY_NS,
+    RESULT_SENT_BYTES,
+    RESULT_SENT_OPERATIONS,
+    RESULT_RETRANSMITTED_SEGMENTS,
+    RESULT_LOST,       /* datagrams of the initiator that never arrived here */
+    RESULT_DUPLICATES,
+    RESULT_REORDERED,
+    RESULT_REORDER_EXTENT,
+    RESULT_JITTER_NS,
+    RESULT_SOCKET_DROPS, /* thrown away for want of room in the receiving socket */
+    RESULT_SEND_ERRORS,
+    RESULT_NODE_BUSY_NS, /* of all CPUs while the session had payload: user, system, irq, softirq, steal */
+    RESULT_NODE_IRQ_NS,
+    RESULT_NODE_SOFTIRQ_NS,
+    RESULT_NODE_BASELINE_PPM, /* busy share of all CPUs before the first payload byte */
+    RESULT_COUNTS = 32,       /* with room for more */
+};
+#define RESULT_UNKNOWN UINT64_MAX
+
+/* What the responder tells of each interval. */
+enum session_series { SERIES_BYTES, SERIES_OPERATIONS, SERIES_SENT_BYTES, SERIES_SENT_OPERATIONS, SERIES_COUNT };
 
 struct session_key {
     uint32_t size;
@@ -65,12 +100,24 @@ struct hello {
 
 struct session_terms {
     uint16_t sockets;
-    uint16_t mode; /* tcp_stream: enum copy, discard; tcp_rr: block, spin */
+    uint8_t direction;
+    uint8_t wait;    /* how round trips wait, at both ends */
+    uint8_t receive; /* what streams do with what they receive */
+    uint8_t dscp;
+    uint8_t offload; /* how far udp streams may go */
+    uint8_t zero;
     uint32_t interval_ms;
     uint32_t duration_ms; /* 0: until the session is ended, without bins */
-    uint32_t request_bytes;
+    uint32_t request_bytes;  /* streams: of one message or datagram */
     uint32_t response_bytes; /* 0 where the kind has no response */
-    uint8_t zero[12];
+    uint32_t sndbuf_bytes;   /* 0: as the system has it; so for all that follow */
+    uint32_t rcvbuf_bytes;
+    uint32_t mss;
+    uint32_t zero_too;
+    uint64_t rate_bytes_per_s; /* of each sending socket */
+    uint64_t byte_limit;       /* of payload, for each direction */
+    char congestion[SESSION_CONGESTION_BYTES]; /* name of a congestion control, zeros behind it */
+    uint8_t zeros[24];
 };
 
 struct reply {
@@ -89,19 +136,16 @@ struct results {
     uint8_t kind;
     uint16_t bins;
     uint8_t control_nonce[SESSION_NONCE_BYTES];
-    uint64_t bytes;
-    uint64_t operations;
-    uint64_t first_ns; /* CLOCK_MONOTONIC of the responder; 0: nothing arrived */
-    uint64_t last_ns;
-    uint64_t cpu_ns; /* of the responder's threads for this session */
+    uint8_t zero[8];
+    uint64_t counts[RESULT_COUNTS];
     uint8_t mac[SHA256_BYTES];
 };
 
 _Static_assert(sizeof(struct hello) == 96 && offsetof(struct hello, mac) == 64, "hello as drawn");
 _Static_assert(offsetof(struct hello, session_id) == 8 && offsetof(struct hello, terms_bytes) == 56, "hello as drawn");
-_Static_assert(sizeof(struct session_terms) == 32 && offsetof(struct session_terms, zero) == 20, "terms as drawn");
+_Static_assert(sizeof(struct session_terms) == 96 && offsetof(struct session_terms, rate_bytes_per_s) == 40, "terms as drawn");
 _Static_assert(sizeof(struct reply) == 64 && offsetof(struct reply, mac) == 32, "reply as drawn");
-_Static_assert(sizeof(struct results) == 96 && offsetof(struct results, bytes) == 24, "results as drawn");
+_Static_assert(sizeof(struct results) == 320 && offsetof(struct results, counts) == 32, "results as drawn");
 _Static_assert(sizeof(struct session_terms) <= SESSION_MAX_TERMS, "terms fit");
 
 static inline int session_is_zero(const uint8_t *bytes, size_t size)
@@ -115,25 +159,37 @@ static inline int session_is_zero(const uint8_t *bytes, size_t size)
 /* Intervals until the deadline and the one behind it; 0 where the session has no bins. */
 static inline uint32_t session_bins(uint8_t kind, const struct session_terms *t)
 {
-    if (kind != KIND_TCP_STREAM || !t->duration_ms)
+    if ((kind != KIND_TCP_STREAM && kind != KIND_UDP_STREAM) || !t->duration_ms)
         return 0;
     return (uint32_t)(((uint64_t)t->duration_ms + t->interval_ms - 1) / t->interval_ms) + 1;
 }
 
-/* Whether the terms are ones that this kind can keep. */
-static inline int session_terms_sound(uint8_t kind, const struct session_terms *t)
+/* Whether the terms are ones that any kind can keep. */
+static inline int session_terms_fit(uint8_t kind, const struct session_terms *t)
 {
-    if (!t->sockets || t->sockets > SESSION_MAX_SOCKETS || t->mode > 1)
+    if (!t->sockets || t->sockets > SESSION_MAX_SOCKETS || t->direction >= DIRECTIONS || t->wait >= WAITS ||
+        t->receive >= RECEIVES || t->offload >= OFFLOADS || t->dscp > 63)
         return 0;
     if (!t->interval_ms || t->duration_ms > SESSION_MAX_DURATION_MS || session_bins(kind, t) > SESSION_MAX_BINS)
         return 0;
     if (!t->request_bytes || t->request_bytes > SESSION_MAX_MESSAGE || t->response_bytes > SESSION_MAX_MESSAGE)
         return 0;
-    if (!session_is_zero(t->zero, sizeof t->zero))
+    return !t->zero && !t->zero_too && session_is_zero(t->zeros, sizeof t->zeros) &&
+           !t->congestion[SESSION_CONGESTION_BYTES - 1];
+}
+
+/* Whether the terms are ones that this kind can keep. */
+static inline int session_terms_sound(uint8_t kind, const struct session_terms *t)
+{
+    if (!session_terms_fit(kind, t))
         return 0;
-    if (kind == KIND_TCP_STREAM)
-        return t->duration_ms && !t->response_bytes;
-    return kind == KIND_TCP_RR && t->response_bytes;
+    switch (kind) {
+    case KIND_TCP_STREAM:
+        return t->duration_ms && !t->response_bytes && t->sockets <= SESSION_MAX_STREAMS;
+    case KIND_TCP_RR:
+        return t->response_bytes > 0;
+    }
+    return 0;
 }
 
 /* Look at the first `received` bytes of a socket.
@@ -214,13 +270,19 @@ static inline int reply_verify(const struct session_key *k, const struct reply *
     return !memcmp(r, &expected, offsetof(struct reply, mac)) && hmac_equal(r->mac, expected.mac);
 }
 
+/* Of all series, one after the other. */
+static inline size_t results_bins_bytes(const struct results *r)
+{
+    return (size_t)r->bins * SERIES_COUNT * sizeof(uint64_t);
+}
+
 static inline void results_mac(const struct session_key *k, const struct results *r, const uint64_t *bins,
                                uint8_t mac[SHA256_BYTES])
 {
     struct hmac m;
     hmac_init(&m, k->bytes, k->size);
     hmac_update(&m, r, offsetof(struct results, mac));
-    hmac_update(&m, bins, r->bins * sizeof *bins);
+    hmac_update(&m, bins, results_bins_bytes(r));
     hmac_final(&m, mac);
 }
 
@@ -235,7 +297,7 @@ static inline void results_seal(const struct session_key *k, struct results *r, 
     results_mac(k, r, bins, r->mac);
 }
 
-/* Whether a results header can belong to this session: look before reading `bins` words more. */
+/* Whether a results header can belong to this session: look before reading the bins. */
 static inline int results_sound(const struct results *r, const struct hello *control, const struct session_terms *t)
 {
     return !memcmp(r->magic, "CVMT", 4) && r->version == SESSION_VERSION && r->kind == control->kind &&

@@ -17,10 +17,49 @@ cdef extern from "session.h" nogil:
         SHA256_BYTES
         KIND_TCP_STREAM
         KIND_TCP_RR
-        MODE_COPY
-        MODE_DISCARD
-        MODE_BLOCK
-        MODE_SPIN
+        KIND_TCP_CRR
+        KIND_UDP_RR
+        KIND_UDP_STREAM
+        DIRECTION_FORWARD
+        DIRECTION_REVERSE
+        DIRECTION_BOTH
+        WAIT_BLOCK
+        WAIT_SPIN
+        WAIT_EPOLL
+        RECEIVE_COPY
+        RECEIVE_DISCARD
+        OFFLOAD_BEST
+        OFFLOAD_GSO
+        OFFLOAD_MMSG
+        OFFLOAD_NONE
+        SESSION_MAX_STREAMS
+        SESSION_CONGESTION_BYTES
+        RESULT_BYTES
+        RESULT_OPERATIONS
+        RESULT_FIRST_NS
+        RESULT_LAST_NS
+        RESULT_CPU_NS
+        RESULT_RUN_DELAY_NS
+        RESULT_SENT_BYTES
+        RESULT_SENT_OPERATIONS
+        RESULT_RETRANSMITTED_SEGMENTS
+        RESULT_LOST
+        RESULT_DUPLICATES
+        RESULT_REORDERED
+        RESULT_REORDER_EXTENT
+        RESULT_JITTER_NS
+        RESULT_SOCKET_DROPS
+        RESULT_SEND_ERRORS
+        RESULT_NODE_BUSY_NS
+        RESULT_NODE_IRQ_NS
+        RESULT_NODE_SOFTIRQ_NS
+        RESULT_NODE_BASELINE_PPM
+        SERIES_BYTES
+        SERIES_OPERATIONS
+        SERIES_SENT_BYTES
+        SERIES_SENT_OPERATIONS
+        SERIES_COUNT
+    const uint64_t RESULT_UNKNOWN
     struct session_key:
         uint32_t size
         uint8_t *bytes
@@ -32,18 +71,25 @@ cdef extern from "session.h" nogil:
         uint8_t *control_nonce
     struct session_terms:
         uint16_t sockets
-        uint16_t mode
+        uint8_t direction
+        uint8_t wait
+        uint8_t receive
+        uint8_t dscp
+        uint8_t offload
         uint32_t interval_ms
         uint32_t duration_ms
         uint32_t request_bytes
         uint32_t response_bytes
+        uint32_t sndbuf_bytes
+        uint32_t rcvbuf_bytes
+        uint32_t mss
+        uint64_t rate_bytes_per_s
+        uint64_t byte_limit
+        char *congestion
     struct results:
         uint16_t bins
-        uint64_t bytes
-        uint64_t operations
-        uint64_t first_ns
-        uint64_t last_ns
-        uint64_t cpu_ns
+        uint64_t *counts
+    uint32_t session_bins(uint8_t kind, const session_terms *t)
     int session_terms_sound(uint8_t kind, const session_terms *t)
     int hello_measure(const uint8_t *data, size_t received)
     size_t hello_pack(uint8_t *out, const session_key *k, hello h, const session_terms *terms)
@@ -60,3 +106,4 @@ cdef extern from "sha256.h" nogil:
 
 cdef int session_key_set(session_key *k, bytes key) except -1
 cdef int session_id_set(uint8_t *to, bytes session_id) except -1
+cdef int session_terms_set(session_terms *t, dict terms) except -1

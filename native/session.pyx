@@ -6,9 +6,9 @@ from libc.string cimport memcpy, memset
 from cvmprobe.errors import UsageError
 
 from cvmprobe.native.session cimport (
-    KIND_TCP_RR, KIND_TCP_STREAM, SESSION_ID_BYTES, SESSION_MAX_KEY, SESSION_MAX_TERMS, SESSION_MIN_KEY,
-    SESSION_NONCE_BYTES, SHA256_BYTES, hello, hello_measure, hello_pack, hello_verify, hmac, hmac_final, hmac_init,
-    hmac_update, session_key, session_terms, session_terms_sound,
+    KIND_TCP_RR, KIND_TCP_STREAM, SESSION_CONGESTION_BYTES, SESSION_ID_BYTES, SESSION_MAX_KEY, SESSION_MAX_TERMS,
+    SESSION_MIN_KEY, SESSION_NONCE_BYTES, SHA256_BYTES, hello, hello_measure, hello_pack, hello_verify, hmac,
+    hmac_final, hmac_init, hmac_update, session_key, session_terms, session_terms_sound,
 )
 
 KINDS = {"tcp_stream": KIND_TCP_STREAM, "tcp_rr": KIND_TCP_RR}
@@ -31,6 +31,36 @@ cdef int session_id_set(uint8_t *to, bytes session_id) except -1:
     return 0
 
 
+cdef int session_terms_set(session_terms *t, dict terms) except -1:
+    """Fill in the terms from a dict by field name; what is not named is zero. Nothing is judged here."""
+    cdef bytes congestion
+    memset(t, 0, sizeof(session_terms))
+    values = dict(terms)
+    congestion = values.pop("congestion", b"")
+    if len(congestion) >= SESSION_CONGESTION_BYTES:
+        raise UsageError(f"congestion control {congestion.decode(errors='replace')!r}: a name has at most "
+                         f"{SESSION_CONGESTION_BYTES - 1} bytes")
+    memcpy(t.congestion, <const char *>congestion, len(congestion))
+    t.sockets = values.pop("sockets", 1)
+    t.direction = values.pop("direction", 0)
+    t.wait = values.pop("wait", 0)
+    t.receive = values.pop("receive", 0)
+    t.dscp = values.pop("dscp", 0)
+    t.offload = values.pop("offload", 0)
+    t.interval_ms = values.pop("interval_ms", 0)
+    t.duration_ms = values.pop("duration_ms", 0)
+    t.request_bytes = values.pop("request_bytes", 0)
+    t.response_bytes = values.pop("response_bytes", 0)
+    t.sndbuf_bytes = values.pop("sndbuf_bytes", 0)
+    t.rcvbuf_bytes = values.pop("rcvbuf_bytes", 0)
+    t.mss = values.pop("mss", 0)
+    t.rate_bytes_per_s = values.pop("rate_bytes_per_s", 0)
+    t.byte_limit = values.pop("byte_limit", 0)
+    if values:
+        raise TypeError(f"a session has no terms {', '.join(values)}")
+    return 0
+
+
 def hmac_sha256(bytes key not None, bytes data not None):
     """Return HMAC-SHA256 of `data`, as the engines compute it."""
     cdef hmac m
@@ -45,7 +75,7 @@ def pack_hello(
     bytes session_id not None, bytes key not None, str probe not None, uint16_t index, bytes nonce not None,
     bytes control_nonce not None, terms=None,
 ):
-    """Return a sealed hello. `terms` is (sockets, mode, interval_ms, duration_ms, request_bytes, response_bytes)."""
+    """Return a sealed hello. `terms` is a dict by the names of struct session_terms; None on data sockets."""
     cdef uint8_t[96 + SESSION_MAX_TERMS] out
     cdef session_key k
     cdef hello h
@@ -60,8 +90,7 @@ def pack_hello(
     memcpy(h.control_nonce, <const char *>control_nonce, SESSION_NONCE_BYTES)
     if terms is None:
         return bytes(out[:hello_pack(out, &k, h, NULL)])
-    memset(&t, 0, sizeof(t))
-    t.sockets, t.mode, t.interval_ms, t.duration_ms, t.request_bytes, t.response_bytes = terms
+    session_terms_set(&t, terms)
     return bytes(out[:hello_pack(out, &k, h, &t)])
 
 

@@ -14,7 +14,6 @@ start, value_ns latency, kind 0, aux 0.
 from libc.errno cimport EAGAIN, EINTR, ENOMEM, EPROTO, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memset
 
 from cvmprobe.errors import EngineError, UsageError
 
@@ -25,7 +24,7 @@ from cvmprobe.native.initiator cimport INITIATOR_DRAIN_NS, Initiator, await_resu
 from cvmprobe.native.pace cimport PACE_LATE_NS, pace, pace_init, pace_start, pace_wait
 from cvmprobe.native.ring cimport ring, ring_push
 from cvmprobe.native.service cimport service, service_count, service_running
-from cvmprobe.native.session cimport KIND_TCP_RR, MODE_BLOCK, MODE_SPIN, SESSION_MAX_MESSAGE, session_terms
+from cvmprobe.native.session cimport KIND_TCP_RR, SESSION_MAX_MESSAGE, WAIT_BLOCK, WAIT_SPIN
 from cvmprobe.native.tcp_path cimport TCP_PATH_NAME_BYTES, tcp_congestion_control
 from cvmprobe.native.worker cimport worker, worker_fail, worker_running
 
@@ -77,7 +76,7 @@ cdef bint exchange(caller *c, int fd, uint64_t began) noexcept nogil:
     """Send the request, receive the whole response. Returns whether it is there; a failure is kept in the worker."""
     cdef uint64_t to_send = c.session.terms.request_bytes
     cdef uint64_t to_come = c.session.terms.response_bytes
-    cdef int flags = MSG_DONTWAIT if c.session.terms.mode == MODE_SPIN else 0
+    cdef int flags = MSG_DONTWAIT if c.session.terms.wait == WAIT_SPIN else 0
     cdef uint32_t looks = 0
     cdef bint counted = False
     cdef ssize_t n
@@ -163,7 +162,7 @@ cdef int serve_request(service *v) noexcept nogil:
     cdef uint64_t to_send = v.terms.response_bytes
     cdef ssize_t n
     while to_send:
-        if to_come and v.terms.mode == MODE_SPIN:
+        if to_come and v.terms.wait == WAIT_SPIN:
             n = receive_spinning(v, to_come)
         elif to_come:
             n = recv(v.fd, v.buffer, to_come, 0)
@@ -187,8 +186,7 @@ cdef int tcp_rr_serve(service *v) noexcept nogil:
     while r == 1:
         r = serve_request(v)
         if r == 1:
-            v.operations += 1
-            if service_count(v, whole, clock_now_ns()):
+            if service_count(v, whole, 1, clock_now_ns()):
                 return -EPROTO
     return r
 
@@ -208,19 +206,18 @@ cdef class TcpRr(Initiator):
                  bint spin=False, double rate_per_s=0, bint raw_samples=False, str placement not None="inherit",
                  uint32_t dials=0, giving_up=lambda: False):
         super().__init__(placement=placement, duration_ms=duration_ms)
-        cdef session_terms terms
-        memset(&terms, 0, sizeof(terms))
         for name, size in (("request", request_bytes), ("response", response_bytes)):
             if not 0 < size <= SESSION_MAX_MESSAGE:
                 raise UsageError(f"a {name} of {size} bytes: there may be 1 to {SESSION_MAX_MESSAGE}")
         if not 0 <= rate_per_s <= 1e6:
             raise UsageError(f"{rate_per_s} transactions a second: there may be 0 (one after the other) to 1000000")
-        terms.sockets = 1
-        terms.mode = MODE_SPIN if spin else MODE_BLOCK
-        terms.interval_ms = 1000  # no bins are kept
-        terms.duration_ms = duration_ms or 0
-        terms.request_bytes = request_bytes
-        terms.response_bytes = response_bytes
+        terms = {
+            "wait": WAIT_SPIN if spin else WAIT_BLOCK,
+            "interval_ms": 1000,  # no bins are kept
+            "duration_ms": duration_ms or 0,
+            "request_bytes": request_bytes,
+            "response_bytes": response_bytes,
+        }
         self._invite(KIND_TCP_RR, terms, (host, port, session_id, key, max_bytes, dials, giving_up))
         self._rate_per_s = rate_per_s
         self._rows = RING_ROWS if raw_samples else 0
@@ -237,7 +234,7 @@ cdef class TcpRr(Initiator):
         if c.buffer is NULL:
             raise EngineError("calloc", ENOMEM, "make room for a request")
         c.paced = self._rate_per_s > 0
-        pace_init(&c.pace, self._rate_per_s, False, 0, SPIN_NS if self._session.terms.mode == MODE_SPIN else 0)
+        pace_init(&c.pace, self._rate_per_s, False, 0, SPIN_NS if self._session.terms.wait == WAIT_SPIN else 0)
         self._count("transactions", &c.transactions)
         self._count("timeouts", &c.timeouts)
         self._observe("latency_ns", &c.latency)

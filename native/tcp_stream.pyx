@@ -14,7 +14,6 @@ thread that owns the socket; a peer that takes nothing wakes it every 50 ms.
 from libc.errno cimport EAGAIN, EINTR, ENOMEM, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memset
 
 from cvmprobe.errors import EngineError, UsageError
 
@@ -24,7 +23,7 @@ from cvmprobe.native.histogram cimport histogram, histogram_record
 from cvmprobe.native.initiator cimport Initiator, await_results, initiator, initiator_reserve
 from cvmprobe.native.service cimport SERVICE_STREAM_BYTES, service, service_count, service_running
 from cvmprobe.native.session cimport (
-    KIND_TCP_STREAM, MODE_COPY, MODE_DISCARD, SESSION_MAX_MESSAGE, SESSION_MAX_SOCKETS, session_terms,
+    KIND_TCP_STREAM, RECEIVE_COPY, RECEIVE_DISCARD, SESSION_MAX_MESSAGE, SESSION_MAX_STREAMS,
 )
 from cvmprobe.native.tcp_path cimport (
     TCP_PATH_NAME_BYTES, tcp_congestion_control, tcp_path, tcp_path_init, tcp_path_read, tcp_path_watch,
@@ -103,7 +102,7 @@ cdef void stream_loop(worker *w) noexcept nogil:
 
 cdef int tcp_stream_serve(service *v) noexcept nogil:
     """Receive until FIN. Returns 0 for that, else -errno."""
-    cdef int flags = MSG_TRUNC if v.terms.mode == MODE_DISCARD else 0
+    cdef int flags = MSG_TRUNC if v.terms.receive == RECEIVE_DISCARD else 0
     cdef ssize_t n
     cdef int error
     while service_running(v):
@@ -111,8 +110,7 @@ cdef int tcp_stream_serve(service *v) noexcept nogil:
         if n == 0:
             return 0
         if n > 0:
-            v.operations += 1
-            error = service_count(v, <uint64_t>n, clock_now_ns())
+            error = service_count(v, <uint64_t>n, 1, clock_now_ns())
             if error:
                 return error
         elif errno != EINTR:
@@ -134,17 +132,17 @@ cdef class TcpStream(Initiator):
                  unsigned int message_bytes=128 * 1024, bint discard=False, str placement not None="inherit",
                  uint32_t dials=0, giving_up=lambda: False):
         super().__init__(placement=placement, duration_ms=duration_ms)
-        cdef session_terms terms
-        memset(&terms, 0, sizeof(terms))
-        if not 0 < streams <= SESSION_MAX_SOCKETS:
-            raise UsageError(f"{streams} streams: there may be 1 to {SESSION_MAX_SOCKETS}")
+        if not 0 < streams <= SESSION_MAX_STREAMS:
+            raise UsageError(f"{streams} streams: there may be 1 to {SESSION_MAX_STREAMS}")
         if not 0 < message_bytes <= SESSION_MAX_MESSAGE:
             raise UsageError(f"messages of {message_bytes} bytes: there may be 1 to {SESSION_MAX_MESSAGE}")
-        terms.sockets = streams
-        terms.mode = MODE_DISCARD if discard else MODE_COPY
-        terms.interval_ms = interval_ms
-        terms.duration_ms = duration_ms
-        terms.request_bytes = message_bytes
+        terms = {
+            "sockets": streams,
+            "receive": RECEIVE_DISCARD if discard else RECEIVE_COPY,
+            "interval_ms": interval_ms,
+            "duration_ms": duration_ms,
+            "request_bytes": message_bytes,
+        }
         self._invite(KIND_TCP_STREAM, terms, (host, port, session_id, key, max_bytes, dials, giving_up))
         self._facts["engine"] = "tcp_stream"
         self._facts["receive"] = "discard" if discard else "copy"

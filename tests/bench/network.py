@@ -145,7 +145,7 @@ def our_stream(responder: OurResponder, streams: int, seconds: float) -> dict[st
     results = engine.results
     if engine.error is not None or results is None:
         sys.exit(f"our engine failed: {engine.error}")
-    counted = sum(engine.bins[STREAM_OMIT_S * 10 : -1])
+    counted = sum(engine.bins["bytes"][STREAM_OMIT_S * 10 : -1])
     engine.close()
     megabytes = results["bytes"] / 1e6
     return {

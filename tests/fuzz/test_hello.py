@@ -79,7 +79,7 @@ def test_a_mutated_hello_is_met_with_silence(bystander, changes):
 @fuzz
 @given(data=st.binary(max_size=600), changes=mutations)
 def test_the_parser_stays_within_bounds(data, changes):
-    for candidate in (data, b"CVMP\x01" + data, mutated(changes), mutated(changes) + data):
+    for candidate in (data, b"CVMP\x02" + data, mutated(changes), mutated(changes) + data):
         size = session.measure_hello(candidate)
         assert size <= 0 or 96 <= size <= 96 + 256
         assert candidate == HELLO or not session.verify_hello(candidate, TICKET.key)

@@ -8,14 +8,17 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Self
 
-KINDS = {"tcp_stream": 1, "tcp_rr": 2}
+KINDS = {"tcp_stream": 1, "tcp_rr": 2, "tcp_crr": 3, "udp_rr": 4, "udp_stream": 5}
+VERSION = 2
 HELLO = "<4sBBH16s16s16sH6s"
-TERMS = "<HHIIII12x"
+TERMS = "<HBBBBBxIIIIIIIxxxxQQ16s24x"
 REPLY = "<4sBBH16s8x"
-RESULTS = "<4sBBH16sQQQQQ"
+RESULTS = "<4sBBH16s8x32Q"
+UNKNOWN = 2**64 - 1
+SERIES = 4
 PATIENCE_S = 30
 
 
@@ -26,22 +29,29 @@ def mac(key: bytes, *parts: bytes) -> bytes:
 @dataclass
 class Terms:
     sockets: int = 1
-    mode: int = 0
+    direction: int = 0
+    wait: int = 0
+    receive: int = 0
+    dscp: int = 0
+    offload: int = 0
     interval_ms: int = 100
     duration_ms: int = 1000
     request_bytes: int = 1
     response_bytes: int = 0
+    sndbuf_bytes: int = 0
+    rcvbuf_bytes: int = 0
+    mss: int = 0
+    rate_bytes_per_s: int = 0
+    byte_limit: int = 0
+    congestion: bytes = b""
 
     def packed(self) -> bytes:
-        return struct.pack(
-            TERMS,
-            self.sockets,
-            self.mode,
-            self.interval_ms,
-            self.duration_ms,
-            self.request_bytes,
-            self.response_bytes,
-        )
+        return struct.pack(TERMS, *astuple(self))
+
+    @classmethod
+    def unpacked(cls, data: bytes) -> Self:
+        *numbers, congestion = struct.unpack(TERMS, data)
+        return cls(*numbers, congestion.rstrip(b"\0"))
 
 
 @dataclass
@@ -57,7 +67,7 @@ class Ticket:
         head = struct.pack(
             HELLO,
             b"CVMP",
-            1,
+            VERSION,
             KINDS[self.probe],
             index,
             self.session_id,
@@ -70,12 +80,14 @@ class Ticket:
 
     def reply(self, hello: bytes) -> bytes:
         index, nonce = struct.unpack_from("<H", hello, 6)[0], hello[24:40]
-        head = struct.pack(REPLY, b"CVMR", 1, KINDS[self.probe], index, nonce)
+        head = struct.pack(REPLY, b"CVMR", VERSION, KINDS[self.probe], index, nonce)
         return head + mac(self.key, head, hello[64:96])
 
-    def results(self, control_nonce: bytes, counts: tuple[int, int, int, int, int], bins: list[int]) -> bytes:
-        head = struct.pack(RESULTS, b"CVMT", 1, KINDS[self.probe], len(bins), control_nonce, *counts)
-        tail = struct.pack(f"<{len(bins)}Q", *bins)
+    def results(self, control_nonce: bytes, counts: tuple[int, ...], bins: list[int]) -> bytes:
+        """Sealed results: ``counts`` as far as they are known, ``bins`` of the first series, the others zero."""
+        known = (*counts, *[UNKNOWN] * (32 - len(counts)))
+        head = struct.pack(RESULTS, b"CVMT", VERSION, KINDS[self.probe], len(bins), control_nonce, *known)
+        tail = struct.pack(f"<{SERIES * len(bins)}Q", *bins, *[0] * ((SERIES - 1) * len(bins)))
         return head + mac(self.key, head, tail) + tail
 
 
@@ -128,20 +140,20 @@ class SlowInitiator:
         return self.sockets[1:]
 
     def drain(self) -> tuple[tuple[int, ...], list[int]] | None:
-        """FIN everywhere, then the results: (bytes, operations, first_ns, last_ns, cpu_ns) and bins; None if cut."""
+        """FIN everywhere, then the results: all counts, and the bins of the first series; None if cut."""
         for sock in self.data:
             sock.shutdown(socket.SHUT_WR)
         return self.read_results()
 
     def read_results(self) -> tuple[tuple[int, ...], list[int]] | None:
-        head = read_exactly(self.control, 96)
-        if len(head) < 96:
+        head = read_exactly(self.control, 320)
+        if len(head) < 320:
             return None
         magic, version, kind, bins, nonce, *counts = struct.unpack_from(RESULTS, head)
-        assert (magic, version, kind, nonce) == (b"CVMT", 1, KINDS[self.ticket.probe], self.nonce)
-        tail = read_exactly(self.control, 8 * bins)
-        assert head[64:] == mac(self.ticket.key, head[:64], tail)
-        return tuple(counts), list(struct.unpack(f"<{bins}Q", tail))
+        assert (magic, version, kind, nonce) == (b"CVMT", VERSION, KINDS[self.ticket.probe], self.nonce)
+        tail = read_exactly(self.control, 8 * bins * SERIES)
+        assert head[288:] == mac(self.ticket.key, head[:288], tail)
+        return tuple(counts), list(struct.unpack_from(f"<{bins}Q", tail))
 
     def close(self) -> None:
         for sock in self.sockets:
@@ -161,7 +173,7 @@ class SlowResponder:
         self.ticket = ticket
         self.sockets: list[socket.socket] = []
         self.control_nonce = b""
-        self.terms: tuple[int, ...] = ()
+        self.terms = Terms()
         self.over = threading.Event()  # the test is done with us
         self.failure: BaseException | None = None
         self._serve = serve
@@ -177,7 +189,7 @@ class SlowResponder:
     def _run(self) -> None:
         try:
             self._listener.settimeout(PATIENCE_S)
-            while not self.sockets or len(self.sockets) <= self.terms[0]:
+            while not self.sockets or len(self.sockets) <= self.terms.sockets:
                 self._greet()
             results = self._serve(self)
             if results is not None:
@@ -197,14 +209,14 @@ class SlowResponder:
             HELLO, hello
         )
         tail = read_exactly(sock, tail_bytes)
-        assert (magic, version, kind, zero) == (b"CVMP", 1, KINDS[self.ticket.probe], bytes(6))
+        assert (magic, version, kind, zero) == (b"CVMP", VERSION, KINDS[self.ticket.probe], bytes(6))
         assert session_id == self.ticket.session_id
         assert index == len(self.sockets)
         assert hello[64:] == mac(self.ticket.key, hello[:64], tail)
         if index == 0:
             assert control_nonce == nonce
             self.control_nonce = nonce
-            self.terms = struct.unpack(TERMS, tail)
+            self.terms = Terms.unpacked(tail)
         else:
             assert control_nonce == self.control_nonce != nonce
             assert not tail
@@ -246,8 +258,8 @@ def count_bytes(responder: SlowResponder) -> bytes:
         thread.start()
     for thread in threads:
         thread.join()
-    _, _, interval_ms, duration_ms, *_ = responder.terms
-    bins = [sum(counts)] + [0] * (-(-duration_ms // interval_ms))
+    terms = responder.terms
+    bins = [sum(counts)] + [0] * (-(-terms.duration_ms // terms.interval_ms))
     return responder.ticket.results(responder.control_nonce, (sum(counts), 1, 1, 2, 3), bins)
 
 

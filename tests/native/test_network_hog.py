@@ -58,7 +58,7 @@ def test_the_stream_rate_does_not_feel_the_interpreter(session, capsys):
     def receiver_bytes() -> float:
         engine = TcpStream(**session("tcp_stream"), interval_ms=50)
         end_of(engine)
-        counted = sum(engine.bins[:-1])
+        counted = sum(engine.bins["bytes"][:-1])
         engine.close()
         return counted
 

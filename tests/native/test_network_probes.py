@@ -121,7 +121,7 @@ def test_unequal_totals_are_cut():
 
     def miscount(peer):
         honest = count_bytes(peer)
-        counted = struct.unpack_from("<Q", honest, 24)[0]
+        counted = struct.unpack_from("<Q", honest, 32)[0]
         return ticket.results(peer.control_nonce, (counted - 1, 1, 1, 1, 1), [counted - 1, 0, 0, 0, 0])
 
     with slow_responder(ticket, miscount) as peer:

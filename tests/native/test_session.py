@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import os
 import struct
+from dataclasses import asdict
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +15,22 @@ from cvmprobe.errors import UsageError
 from cvmprobe.native import session
 
 TICKET = Ticket("tcp_stream", bytes(range(16)), bytes(range(32)))
-TERMS = Terms(3, 1, 200, 3000, 131072)
+TERMS = Terms(
+    sockets=3,
+    direction=2,
+    receive=1,
+    dscp=46,
+    offload=3,
+    interval_ms=200,
+    duration_ms=3000,
+    request_bytes=131072,
+    sndbuf_bytes=262144,
+    rcvbuf_bytes=131072,
+    mss=8800,
+    rate_bytes_per_s=1 << 40,
+    byte_limit=1 << 41,
+    congestion=b"cubic",
+)
 NONCE, CONTROL = b"n" * 16, b"c" * 16
 STREAM = TICKET.hello(0, NONCE, NONCE, TERMS)
 DATA = TICKET.hello(2, NONCE, CONTROL)
@@ -33,10 +49,9 @@ def test_hmac_agrees_with_hashlib_on_anything(key, data):
 
 
 def test_a_control_hello_is_as_drawn():
-    terms = (TERMS.sockets, TERMS.mode, TERMS.interval_ms, TERMS.duration_ms, TERMS.request_bytes, 0)
-    packed = session.pack_hello(TICKET.session_id, TICKET.key, "tcp_stream", 0, NONCE, NONCE, terms)
+    packed = session.pack_hello(TICKET.session_id, TICKET.key, "tcp_stream", 0, NONCE, NONCE, asdict(TERMS))
     assert packed == STREAM
-    assert len(packed) == 128
+    assert len(packed) == 192
 
 
 def test_a_data_hello_is_as_drawn():
@@ -67,14 +82,14 @@ def test_another_key_does_not_verify():
     assert not session.verify_hello(STREAM, TICKET.key[:-1])
 
 
-@pytest.mark.parametrize("data", [b"X", b"CVMQ", b"CVMP\x02", b"GET / HTTP/1.1\r\n"])
+@pytest.mark.parametrize("data", [b"X", b"CVMQ", b"CVMP\x01", b"GET / HTTP/1.1\r\n"])
 def test_what_cannot_become_a_hello_is_known_at_once(data):
     assert session.measure_hello(data) < 0
 
 
 @pytest.mark.parametrize(
     ("at", "layout", "value"),
-    [(6, "<H", 65), (56, "<H", 0), (56, "<H", 33), (56, "<H", 65535), (58, "<B", 1), (63, "<B", 1)],
+    [(6, "<H", 1025), (56, "<H", 0), (56, "<H", 33), (56, "<H", 65535), (58, "<B", 1), (63, "<B", 1)],
 )
 def test_a_hello_out_of_bounds_is_refused_before_its_mac(at, layout, value):
     hello = bytearray(STREAM)
@@ -82,7 +97,7 @@ def test_a_hello_out_of_bounds_is_refused_before_its_mac(at, layout, value):
     assert session.measure_hello(bytes(hello)) < 0
 
 
-STREAM_TERMS = {"sockets": 1, "mode": 0, "interval_ms": 100, "duration_ms": 1000, "request_bytes": 1}
+STREAM_TERMS = {"sockets": 1, "interval_ms": 100, "duration_ms": 1000, "request_bytes": 1}
 RR_TERMS = {**STREAM_TERMS, "response_bytes": 1}
 
 
@@ -90,10 +105,17 @@ RR_TERMS = {**STREAM_TERMS, "response_bytes": 1}
     ("probe", "change", "sound"),
     [
         ("tcp_stream", {}, True),
-        ("tcp_stream", {"sockets": 64, "mode": 1, "request_bytes": 1 << 20}, True),
+        ("tcp_stream", {"sockets": 64, "receive": 1, "request_bytes": 1 << 20}, True),
         ("tcp_stream", {"sockets": 0}, False),
         ("tcp_stream", {"sockets": 65}, False),
-        ("tcp_stream", {"mode": 2}, False),
+        ("tcp_stream", {"direction": 2}, True),
+        ("tcp_stream", {"direction": 3}, False),
+        ("tcp_stream", {"receive": 2}, False),
+        ("tcp_stream", {"dscp": 63}, True),
+        ("tcp_stream", {"dscp": 64}, False),
+        ("tcp_stream", {"offload": 4}, False),
+        ("tcp_stream", {"congestion": b"fifteen-letters"}, True),
+        ("tcp_stream", {"congestion": b"sixteen-letters!"}, False),
         ("tcp_stream", {"interval_ms": 0}, False),
         ("tcp_stream", {"interval_ms": 1, "duration_ms": 4096}, True),
         ("tcp_stream", {"interval_ms": 1, "duration_ms": 4097}, False),
@@ -105,6 +127,10 @@ RR_TERMS = {**STREAM_TERMS, "response_bytes": 1}
         ("tcp_stream", {"response_bytes": 1}, False),
         ("tcp_rr", {}, True),
         ("tcp_rr", {"duration_ms": 0}, True),
+        ("tcp_rr", {"sockets": 1024}, True),
+        ("tcp_rr", {"sockets": 1025}, False),
+        ("tcp_rr", {"wait": 2}, True),
+        ("tcp_rr", {"wait": 3}, False),
         ("tcp_rr", {"response_bytes": 0}, False),
         ("tcp_rr", {"response_bytes": (1 << 20) + 1}, False),
     ],
@@ -116,7 +142,7 @@ def test_terms_have_bounds(probe, change, sound):
 
 
 def test_reserved_bytes_of_the_terms_are_zero():
-    for at in range(20, 32):
+    for at in (7, *range(36, 40), *range(72, 96)):
         tail = bytearray(TERMS.packed())
         tail[at] = 1
         sealed = STREAM[:64] + mac(TICKET.key, STREAM[:64], bytes(tail)) + bytes(tail)
@@ -135,7 +161,7 @@ def test_any_bytes_are_measured_within_bounds(data):
 @settings(max_examples=500)
 @given(rest=st.binary(max_size=400))
 def test_any_bytes_after_a_right_opening_are_measured_within_bounds(rest):
-    data = b"CVMP\x01" + rest
+    data = b"CVMP\x02" + rest
     size = session.measure_hello(data)
     assert size <= 0 or 96 <= size <= 96 + 256
     assert size == 0 or len(data) >= 96

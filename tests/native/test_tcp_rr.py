@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 from tests.native.leaks import assert_no_leak
-from tests.native.slow_session import SlowResponder, Ticket, read_exactly, slow_responder, until
+from tests.native.slow_session import SlowResponder, Terms, Ticket, read_exactly, slow_responder, until
 
 from cvmprobe.errors import UsageError
 from cvmprobe.native.tcp_rr import TcpRr
@@ -102,7 +102,13 @@ def test_a_known_delay_is_measured(spin, request_bytes, response_bytes):
             raw_samples=True,
         )
         *_, total = watch(engine)
-        assert peer.terms == (1, int(spin), 1000, 300, request_bytes, response_bytes)
+        assert peer.terms == Terms(
+            wait=int(spin),
+            interval_ms=1000,
+            duration_ms=300,
+            request_bytes=request_bytes,
+            response_bytes=response_bytes,
+        )
         rows = rows_of(engine)
         engine.close()
     latency = total.histograms["latency_ns"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.native.leaks import assert_no_leak
-from tests.native.slow_session import SlowResponder, Ticket, count_bytes, slow_responder, until
+from tests.native.slow_session import SlowResponder, Terms, Ticket, count_bytes, slow_responder, until
 
 from cvmprobe.errors import DeniedError, UnreachableError, UsageError, WireError
 from cvmprobe.native.tcp_stream import TcpStream
@@ -63,7 +63,7 @@ def test_windows_sender_and_receiver_agree_to_the_byte(responder, streams, messa
     sent = [shot.counters["sent_bytes"] for shot in seen]
     windows = [after - before for before, after in zip([0, *sent], sent, strict=False)]
     assert min(windows) >= 0
-    assert sum(windows) == total.counters["sent_bytes"] == engine.results["bytes"] == sum(engine.bins) > 0
+    assert sum(windows) == total.counters["sent_bytes"] == engine.results["bytes"] == sum(engine.bins["bytes"]) > 0
     assert total.histograms["send_call_ns"].count == total.counters["send_calls"]
     assert engine.error is None
     engine.close()
@@ -74,7 +74,7 @@ def test_windows_sender_and_receiver_agree_to_the_byte(responder, streams, messa
 def test_odd_messages_agree_to_the_byte(responder, message_bytes, discard):
     engine = admitted(responder, message_bytes=message_bytes, discard=discard)
     *_, total = watch(engine)
-    assert total.counters["sent_bytes"] == engine.results["bytes"] == sum(engine.bins) > 0
+    assert total.counters["sent_bytes"] == engine.results["bytes"] == sum(engine.bins["bytes"]) > 0
     assert engine.facts["receive"] == ("discard" if discard else "copy")
     engine.close()
 
@@ -86,8 +86,10 @@ def test_a_slow_responder_counts_the_same(streams, message_bytes):
     with slow_responder(ticket, count_bytes) as peer:
         engine = stream_to(peer.port, ticket, streams=streams, message_bytes=message_bytes, duration_ms=100)
         *_, total = watch(engine)
-        assert peer.terms == (streams, 0, INTERVAL_MS, 100, message_bytes, 0)
-        assert total.counters["sent_bytes"] == engine.results["bytes"] == sum(engine.bins) > 0
+        assert peer.terms == Terms(
+            sockets=streams, interval_ms=INTERVAL_MS, duration_ms=100, request_bytes=message_bytes
+        )
+        assert total.counters["sent_bytes"] == engine.results["bytes"] == sum(engine.bins["bytes"]) > 0
         assert engine.results["cpu_ns"] == 3
         engine.close()
 
@@ -132,7 +134,7 @@ def test_it_ends_at_its_deadline(responder):
     assert total.finished
     results = engine.results
     assert results["last_ns"] >= results["first_ns"] >= engine.started_ns
-    assert sum(engine.bins[:-1]) > 0
+    assert sum(engine.bins["bytes"][:-1]) > 0
     assert total.t_ns - engine.started_ns >= 150_000_000
     engine.close()
 
@@ -175,7 +177,7 @@ def test_stop_acts_beside_a_silent_peer():
         assert time.monotonic() - begin < STOP_BOUND_S
         assert engine.error is None
         assert engine.results is None
-        assert engine.bins == []
+        assert engine.bins == {}
         engine.close()
 
 

@@ -2,13 +2,16 @@
 
 from cvmprobe.native.engine import Engine
 
+RESULTS: dict[str, int]
+SERIES: dict[str, int]
+
 class Initiator(Engine):
     """An engine with a session. arm() raises UnreachableError, DeniedError, WireError or EngineError."""
 
     @property
     def results(self) -> dict[str, int] | None:
-        """What the responder counted: bytes, operations, first_ns, last_ns, cpu_ns; None unless the session drained."""
+        """What the responder counted, by name (session.h); what it does not know is absent. None unless drained."""
 
     @property
-    def bins(self) -> list[int]:
-        """Bytes that reached the responder in each interval, and after the deadline; empty unless it told."""
+    def bins(self) -> dict[str, list[int]]:
+        """What the responder counted in each interval and after the deadline, by series; empty unless it told."""

@@ -12,11 +12,11 @@ def pack_hello(
     index: int,
     nonce: bytes,
     control_nonce: bytes,
-    terms: tuple[int, int, int, int, int, int] | None = None,
+    terms: dict[str, int | bytes] | None = None,
 ) -> bytes:
     """Return a sealed hello; raises UsageError for ids, nonces and keys of a wrong size.
 
-    ``terms`` is (sockets, mode, interval_ms, duration_ms, request_bytes, response_bytes); None on data sockets.
+    ``terms`` is by the names of struct session_terms, what is not named is zero; None on data sockets.
     """
 
 def measure_hello(data: bytes) -> int:

@@ -75,7 +75,7 @@ class _StreamFace:
         if self._engine is None or results is None:
             return Completed(cut(windows), totals)
         totals = {**totals, "receiver_bytes": results["bytes"], "receiver_cpu_ns": results["cpu_ns"]}
-        windows = join_bins(windows, "receiver_bytes", self._engine.bins, self._setup.interval_ms)
+        windows = join_bins(windows, "receiver_bytes", self._engine.bins["bytes"], self._setup.interval_ms)
         return Completed(windows if totals["sent_bytes"] == totals["receiver_bytes"] else cut(windows), totals)
 
     def close(self) -> None:

@@ -258,3 +258,15 @@ def test_a_window_that_outlives_the_deadline_is_no_longer_steady():
     late = cutter(duration_ns=200 * MS)
     late.cut(shot(100), {})
     assert late.cut(shot(250), {}).phase is Phase.DRAIN
+
+
+def test_a_busy_node_is_flagged_and_past_the_limit_refused(monkeypatch):
+    monkeypatch.setattr("cvmprobe.probes.execution.pressure_shares", lambda *_: {"cpu": 0.0, "io": 0.5})
+    windows, _, _ = run(FakeEngine(SCRIPT), max_pressure=0.5)
+    assert all(Flag.PRESSED in window.flags for window in windows)
+    assert {window.facts["pressure_before"] for window in windows} == {"cpu 0 %, io 50 %"}
+    assert all("pressure_before" not in window.facts for window in run(FakeEngine(SCRIPT))[0])
+    engine = FakeEngine(SCRIPT)
+    windows, result, _ = run(engine, max_pressure=0.4)
+    assert (windows, engine.state) == ([], "armed")
+    assert "waited for io 50%" in str(result.error)

@@ -1,11 +1,14 @@
-"""What disturbed a window: starved, late, throttled; and nothing where nothing is known."""
+"""What disturbed a window: starved, late, throttled, stolen; and nothing where nothing is known."""
 
 import pytest
 
+from cvmprobe.errors import RefusedError
 from cvmprobe.model.window import Flag
-from cvmprobe.probes.interference import Throttle, flags_of
+from cvmprobe.probes.interference import Interference, admit, flags_of, pressure_fact, pressure_shares
+from cvmprobe.probes.steal import steal_source
 
 MS = 1_000_000
+VIRTUAL = (0, 0, 1 << 31, 0)
 
 
 def flags(counters, threads=1):
@@ -31,12 +34,16 @@ def test_what_is_unknown_raises_no_flag():
 V2, V1 = "0::/pod/agent\n", "4:memory:/x\n3:cpu,cpuacct:/pod\n0::/\n"
 
 
-def machine(root, groups, stat, count):
-    (root / "proc/self").mkdir(parents=True)
-    (root / "proc/self/cgroup").write_text(groups)
-    (root / "sys/fs/cgroup" / stat).parent.mkdir(parents=True)
-    (root / "sys/fs/cgroup" / stat).write_text(f"nr_periods 90\nnr_throttled {count}\nthrottled_usec 5\n")
-    return root / "sys/fs/cgroup" / stat
+def make(root, files):
+    for path, text in files.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text)
+
+
+def machine(root, groups, stat, count, time="throttled_usec 5"):
+    stat = f"sys/fs/cgroup/{stat}"
+    make(root, {"proc/self/cgroup": groups, stat: f"nr_periods 90\nnr_throttled {count}\n{time}\n"})
+    return root / stat
 
 
 @pytest.mark.parametrize(
@@ -52,23 +59,101 @@ def machine(root, groups, stat, count):
 )
 def test_throttling_is_found_in_either_kind_of_cgroup(tmp_path, groups, stat):
     file = machine(tmp_path, groups, stat, 3)
-    throttle = Throttle(tmp_path)
-    assert throttle.count() == 3
-    assert not throttle.rose()
-    file.write_text("nr_periods 91\nnr_throttled 4\n")
-    assert throttle.rose()
-    assert not throttle.rose()
+    seen = Interference(tmp_path)
+    assert seen.counters() == {"throttled_periods": 0, "throttled_ns": 0}
+    file.write_text("nr_periods 91\nnr_throttled 4\nthrottled_usec 25\n")
+    assert seen.counters() == {"throttled_periods": 1, "throttled_ns": 20_000}
+    assert seen.counters()["throttled_periods"] == 0
 
 
-def test_without_a_quota_the_count_is_unknown(tmp_path):
-    throttle = Throttle(tmp_path)
-    assert throttle.count() is None
-    assert not throttle.rose()
+def test_the_quota_of_a_group_around_ours_counts_too(tmp_path):
+    machine(tmp_path, V2, "pod/agent/cpu.stat", 0)
+    file = machine(tmp_path, V2, "pod/cpu.stat", 3)
+    seen = Interference(tmp_path)
+    file.write_text("nr_throttled 5\nthrottled_usec 6\n")
+    assert seen.counters() == {"throttled_periods": 2, "throttled_ns": 1_000}
 
 
-def test_a_file_that_vanishes_is_no_rise(tmp_path):
+def test_the_older_cgroup_counts_in_nanoseconds(tmp_path):
+    file = machine(tmp_path, V1, "cpu/pod/cpu.stat", 0, "throttled_time 7")
+    seen = Interference(tmp_path)
+    file.write_text("nr_throttled 1\nthrottled_time 9\n")
+    assert seen.counters() == {"throttled_periods": 1, "throttled_ns": 2}
+
+
+def test_a_machine_without_files_counts_nothing(tmp_path):
+    assert Interference(tmp_path).counters() == {}
+
+
+def test_a_file_that_vanishes_is_unknown_from_then_on(tmp_path):
     file = machine(tmp_path, V2, "cpu.stat", 3)
-    throttle = Throttle(tmp_path)
+    seen = Interference(tmp_path)
     file.unlink()
-    assert throttle.count() is None
-    assert not throttle.rose()
+    assert seen.counters() == {}
+
+
+def psi(total_us):
+    return f"some avg10=1.00 avg60=0.00 avg300=0.00 total={total_us}\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=9\n"
+
+
+def test_pressure_is_the_time_in_which_somebody_waited(tmp_path):
+    make(tmp_path, {f"proc/pressure/{name}": psi(100) for name in ("cpu", "io", "memory")})
+    seen = Interference(tmp_path)
+    make(tmp_path, {"proc/pressure/io": psi(30_100)})
+    counters = seen.counters()
+    assert counters == {"cpu_pressure_ns": 0, "io_pressure_ns": 30 * MS, "memory_pressure_ns": 0}
+    shares = pressure_shares(counters, 100 * MS)
+    assert pressure_fact(shares) == "cpu 0 %, io 30 %, memory 0 %"
+    admit(shares, 0.3)
+    with pytest.raises(RefusedError, match="waited for io 30%"):
+        admit(shares, 0.29)
+
+
+def test_pressure_that_the_kernel_does_not_count_is_absent(tmp_path):
+    make(tmp_path, {"proc/pressure/cpu": psi(5), "proc/pressure/io": "\n"})
+    counters = Interference(tmp_path).counters()
+    assert counters == {"cpu_pressure_ns": 0}
+    assert pressure_shares(counters, 1) == {"cpu": 0.0}
+    assert pressure_shares({}, 1) == {}
+
+
+def words(name):
+    return [int.from_bytes(name[i : i + 4].encode(), "little") for i in (0, 4, 8)]
+
+
+def cpuid(name, features=0):
+    leaves = {1: VIRTUAL, 0x40000000: (0x40000001, *words(name)), 0x40000001: (features, 0, 0, 0)}
+    return lambda number: leaves.get(number, (0, 0, 0, 0))
+
+
+QUIET, STOLEN = "cpu  1 2 3 4 5 6 7 0 0 0\n", "cpu  1 2 3 4 5 6 7 8 0 0\n"
+
+
+@pytest.mark.parametrize(
+    ("leaf", "stat", "known"),
+    [
+        (cpuid("KVMKVMKVM\0\0\0", 1 << 5), QUIET, True),
+        (cpuid("KVMKVMKVM\0\0\0"), QUIET, False),
+        (cpuid("KVMKVMKVM\0\0\0"), STOLEN, True),
+        (cpuid("XenVMMXenVMM"), QUIET, True),
+        (cpuid("Microsoft Hv", 1 << 5), QUIET, False),
+        (lambda number: (0, 0, 0, 0), QUIET, False),  # bare metal
+        (lambda number: None, QUIET, False),  # no CPUID
+        (lambda number: None, STOLEN, True),
+    ],
+)
+def test_steal_is_known_only_where_somebody_tells_it(tmp_path, leaf, stat, known):
+    make(tmp_path, {"proc/stat": stat})
+    assert (steal_source(tmp_path, leaf) is not None) is known
+
+
+def test_a_kernel_told_not_to_count_steal_does_not(tmp_path):
+    make(tmp_path, {"proc/cmdline": "quiet no-steal-acc\n", "proc/stat": STOLEN})
+    assert steal_source(tmp_path, cpuid("KVMKVMKVM\0\0\0", 1 << 5)) is None
+
+
+def test_stolen_time_is_counted_in_nanoseconds(tmp_path):
+    make(tmp_path, {"proc/stat": STOLEN})
+    seen = Interference(tmp_path)
+    make(tmp_path, {"proc/stat": STOLEN.replace(" 8 ", " 10 ")})
+    assert seen.counters() == {"steal_ns": 20 * MS}

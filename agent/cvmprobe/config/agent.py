@@ -70,6 +70,15 @@ class AgentSettings(Struct, frozen=True, kw_only=True):
     drain_ms: Annotated[
         int, Meta(ge=0, le=600_000, description="how long to wait at the end for what is spooled to be acknowledged")
     ] = 5_000
+    max_pressure_percent: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=100,
+            description="leases are refused while tasks of this node wait for a CPU, I/O or memory for a larger share"
+            " of the time; 100: none is, it is only flagged",
+        ),
+    ] = 100
     volumes: Annotated[
         dict[str, Path], Meta(description="directories that disk leases may use, by name; none given, none used")
     ] = field(default_factory=dict)

@@ -51,6 +51,7 @@ class Flag(StrEnum):
     BUSY = "busy"  # other leases ran on an end of this one
     ERROR = "error"  # the engine stopped on an error
     LITTLE = "little"  # mean latency x rate differs from the depth by more than 1 %
+    PRESSED = "pressed"  # tasks of the node waited for over 20 % of the moment before it began
     DEGRADED = "degraded"  # a lesser engine than the one asked for was used
 
 

@@ -79,8 +79,10 @@ class Leases:
         prepare: Prepare,
         post: Post,
         clock: Callable[[], float],
+        max_pressure: float | None = None,
     ) -> None:
         self._own = own
+        self._max_pressure = max_pressure
         self._volumes = volumes
         self._budget = budget
         self._outbox = outbox
@@ -241,6 +243,7 @@ class Leases:
             peer=lease.peer,
             key=lease.key,
             volume=self._volumes[lease.target.volume] if isinstance(lease.target, VolumeTarget) else None,
+            max_pressure=self._max_pressure,
         )
 
     def _stop(self, held: _Held, state: LeaseState, reason: str) -> None:

@@ -61,6 +61,7 @@ class Supervisor:
             prepare=prepare,
             post=post,
             clock=clock,
+            max_pressure=settings.max_pressure_percent / 100,
         )
 
     @property

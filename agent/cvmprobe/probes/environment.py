@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cvmprobe.model.environment import Environment, Fact
 from cvmprobe.native import cpuid, recording
-from cvmprobe.probes.interference import Throttle
+from cvmprobe.probes.cgroup import cpu_groups, numbers
 from cvmprobe.probes.tee import LEAVES, TEE_FILES, VMPL_FILE, Evidence, Registers, judge_tee
 
 __all__ = ["environment"]
@@ -136,16 +136,16 @@ def _names(folder: Path) -> list[str]:
 
 def _limits(root: Path) -> Iterator[Fact]:
     """Tell what keeps this process from the whole machine: its cgroup and its system call filter."""
-    throttle = Throttle(root)
-    if throttle.stat is None:
+    groups = cpu_groups(root)
+    if not groups:
         unknown = "cgroup: no cpu.stat with a quota"
         yield Fact("cpu_quota", None, unknown)
         yield Fact("cpu_throttled_periods", None, unknown)
     else:
-        group = throttle.stat.parent
+        group = groups[0]
         yield _fact("cpu_quota", str(group), partial(_cpu_quota, group))
-        count = throttle.count()
-        yield Fact("cpu_throttled_periods", None if count is None else str(count), str(throttle.stat))
+        count = numbers(group / "cpu.stat").get("nr_throttled")
+        yield Fact("cpu_throttled_periods", None if count is None else str(count), str(group / "cpu.stat"))
     status = "/proc/self/status"
     yield _fact("seccomp_mode", status, partial(_field_of, root / "proc/self/status", "Seccomp"))
     yield _fact("no_new_privileges", status, partial(_field_of, root / "proc/self/status", "NoNewPrivs"))

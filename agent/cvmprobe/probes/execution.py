@@ -1,12 +1,15 @@
 """One execution of a probe: an engine's snapshots, cut into windows. The same machine for every probe.
 
-    face.open → start → (snapshot at start + k * interval → minus the one before → window)* → stop → face.complete
+    look → face.open → start → (snapshot at start + k * interval → minus the one before → window)* → stop → complete
+
+A lease looks at the node for a moment before it begins (PSI): is it quiet enough? Its windows keep the answer.
 
 The moments are kept by C (Engine.snapshot), so a busy interpreter may make a window longer, and loses nothing:
 counters never go back, and the sum of all windows equals the total.
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -18,7 +21,14 @@ from cvmprobe.model.endpoint import PeerAddress
 from cvmprobe.model.window import Flag, Instance, SampleBlock, Window
 from cvmprobe.probes.clock import clock_pair
 from cvmprobe.probes.cutter import Cutter
-from cvmprobe.probes.interference import Throttle, flags_of
+from cvmprobe.probes.interference import (
+    PRESSED_SHARE,
+    Interference,
+    admit,
+    flags_of,
+    pressure_fact,
+    pressure_shares,
+)
 from cvmprobe.probes.samples import SampleShelf
 
 if TYPE_CHECKING:  # the catalog is readable where no engine is built
@@ -27,6 +37,7 @@ if TYPE_CHECKING:  # the catalog is readable where no engine is built
 __all__ = ["Completed", "Execution", "Face", "Result", "Setup"]
 
 _MS = 1_000_000
+_LOOK_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +52,7 @@ class Setup:
     peer: PeerAddress | None = None
     key: bytes = field(default=b"", repr=False)
     volume: Path | None = None
+    max_pressure: float | None = None  # share of the moment before; None: not looked at, as for light probes
     after_unix_ms: int = 0  # when the instance's last window ended: the wall clock may have gone back since
 
 
@@ -97,7 +109,8 @@ class Execution:
         self._setup = setup
         self._face = face
         self._samples = SampleShelf(setup.instance)
-        self._throttle = Throttle()
+        self._interference = Interference()
+        self._pressure: Mapping[str, float] = {}  # before it began
         self._stopping = threading.Event()
         self._starting = threading.Lock()
         self._engine: Engine | None = None
@@ -130,6 +143,7 @@ class Execution:
         return Result(tuple(self._windows), self._totals, self._samples.take(), self._error)
 
     def _run(self) -> Iterator[Window]:
+        self._look()
         engine = self._engine = self._face.open(self._stopping.is_set)
         with closing(engine):
             if not self._start(engine):
@@ -139,6 +153,16 @@ class Execution:
             finally:
                 engine.stop()
                 self._finish(engine)
+
+    def _look(self) -> None:
+        """See what the node waits for just before; averages would still hold the lease before this one."""
+        if self._setup.max_pressure is None:
+            return
+        self._interference.counters()
+        begun_ns = time.monotonic_ns()
+        self._stopping.wait(_LOOK_S)
+        self._pressure = pressure_shares(self._interference.counters(), time.monotonic_ns() - begun_ns)
+        admit(self._pressure, self._setup.max_pressure)
 
     def _start(self, engine: "Engine") -> bool:
         with self._starting:  # stop() comes before or after this, never in between
@@ -164,11 +188,22 @@ class Execution:
             intervals = (cutter.last_ns - engine.started_ns) // interval_ns + 1
             snapshot = engine.snapshot(engine.started_ns + intervals * interval_ns)
             finished = snapshot.finished
-            window = cutter.cut(snapshot, engine.facts)
+            window = self._beside(cutter.cut(snapshot, self._facts(engine)))
             window = replace(window, flags=window.flags | self._judge(engine, window, finished=finished))
             if duration_ns is not None:
                 self._windows.append(window)
             yield window
+
+    def _facts(self, engine: "Engine") -> Mapping[str, str]:
+        return {**engine.facts, "pressure_before": pressure_fact(self._pressure)} if self._pressure else engine.facts
+
+    def _beside(self, window: Window) -> Window:
+        """Put beside a window what the kernel counted meanwhile; a light one keeps only the flag that comes of it."""
+        seen = self._interference.counters()
+        flags = window.flags | ({Flag.THROTTLED} if seen.get("throttled_periods") else set())
+        if self._setup.duration_ms is None:
+            return replace(window, flags=flags)
+        return replace(window, flags=flags, counters={**window.counters, **seen})
 
     def _judge(self, engine: "Engine", window: Window, *, finished: bool) -> set[Flag]:
         """Return the flags of a window that just ended; an engine with a failed worker is stopped."""
@@ -176,8 +211,8 @@ class Execution:
         flags = flags_of(
             window.counters, duration_ns=window.duration_ns, threads=threads, operations=self._face.operations
         )
-        if self._throttle.rose():
-            flags.add(Flag.THROTTLED)
+        if any(share > PRESSED_SHARE for share in self._pressure.values()):
+            flags.add(Flag.PRESSED)
         if self._setup.raw_samples and self._drain(engine):
             flags.add(Flag.OVERRUN)
         if engine.error is not None:

@@ -12,12 +12,12 @@ A hypervisor can forge CPUID, and files follow it, so nothing here is attested.
 """
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from cvmprobe.model.environment import Confidence, TeeKind, TeeVerdict
 
-__all__ = ["LEAVES", "TEE_FILES", "VMPL_FILE", "Evidence", "Registers", "judge_tee"]
+__all__ = ["LEAVES", "TEE_FILES", "VMPL_FILE", "Evidence", "Registers", "hypervisor", "judge_tee"]
 
 Registers = tuple[int, int, int, int]  # eax, ebx, ecx, edx
 
@@ -74,6 +74,14 @@ def judge_tee(evidence: Evidence) -> TeeVerdict:
     if evidence.vmpl:
         paravisor = True  # something more privileged than this kernel is in the machine
     return TeeVerdict(kind, paravisor, evidence.vmpl, confidence, tuple(reasons))
+
+
+def hypervisor(leaf: Callable[[int], Registers | None]) -> str | None:
+    """Return what the hypervisor calls itself, such as KVMKVMKVM; None on bare metal, or without CPUID."""
+    features, vendor = leaf(_FEATURES), leaf(_HYPERVISOR)
+    if features is None or vendor is None or not features[2] >> 31 & 1:
+        return None
+    return _text(vendor, "bcd").rstrip("\0")
 
 
 class _Processor:

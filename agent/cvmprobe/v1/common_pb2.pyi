@@ -169,6 +169,8 @@ class _FlagEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Flag.ValueType],
     """Mean latency times rate differs from the depth by more than 1 %."""
     FLAG_DEGRADED: _Flag.ValueType  # 9
     """A lesser engine than the one asked for was used."""
+    FLAG_PRESSED: _Flag.ValueType  # 10
+    """Tasks of the node waited for a CPU, I/O or memory for over 20 % of the moment before it began."""
 
 class Flag(_Flag, metaclass=_FlagEnumTypeWrapper):
     """Why a window may not mean what it seems to."""
@@ -192,6 +194,8 @@ FLAG_LITTLE: Flag.ValueType  # 8
 """Mean latency times rate differs from the depth by more than 1 %."""
 FLAG_DEGRADED: Flag.ValueType  # 9
 """A lesser engine than the one asked for was used."""
+FLAG_PRESSED: Flag.ValueType  # 10
+"""Tasks of the node waited for a CPU, I/O or memory for over 20 % of the moment before it began."""
 Global___Flag: _TypeAlias = Flag  # noqa: Y015
 
 class _TeeKind:

@@ -15,7 +15,7 @@ BUF := npx --yes @bufbuild/buf@1.75.0
 PIP = -m pip install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help preflight run test check build asan bench proto image cluster-test clean
+.PHONY: help preflight run test check build asan accuracy bench proto image cluster-test clean
 
 help: ## print this help
 	@echo "cvmprobe: measure what a cluster of confidential VMs costs"
@@ -71,6 +71,9 @@ check: $(TEST_ENV)/ready ## style, types, layers, generated code
 	PYTHONPATH=agent $(TEST_ENV)/bin/lint-imports
 	PATH=$(TEST_ENV)/bin:$$PATH cython-lint native
 	@if command -v npx >/dev/null; then echo "$(BUF) lint"; $(BUF) lint; else echo "SKIP buf lint: there is no npx (Debian: apt-get install npm)"; fi
+
+accuracy: $(TEST_ENV)/installed ## as root: a known truth must be reported (network namespaces, throttled disks, cgroups)
+	@$(TEST_ENV)/bin/python -m pytest tests/accuracy -rs $(PYTEST_ARGS)
 
 bench: $(TEST_ENV)/installed ## side by side with iperf3, sockperf and fio; results in build/bench/
 	@$(TEST_ENV)/bin/python tests/bench/record_cost.py

@@ -27,7 +27,7 @@ class InCluster(Collector):
         self.environment = {"KUBECONFIG": str(server.kubeconfig(directory / "kubeconfig"))}
 
     def identity(self):
-        return 'identity = "kubernetes"\nnamespace = "cvmprobe"\nservice_host = "cvmprobe-peer"\n'
+        return 'identity = "kubernetes"\nnamespace = "cvmprobe"\nnode = "n1"\nservice_host = "cvmprobe-peer"\n'
 
     def let_in(self, account, **bound):
         """Make a token that the API server knows."""
@@ -106,6 +106,7 @@ async def test_what_the_api_server_tells_is_in_lists_snapshots_and_the_config_ma
         assert facts["zone"] == ("z1", "kubernetes node object")
         assert facts["instance_type"] == (None, "kubernetes node object")
         assert facts["container_runtime"] == ("containerd://2", "kubernetes node object")
+        assert facts["hosts_collector"] == ("true", "the collector's pod")
         chunks = viewer.export_snapshot(None, TimeRange(), with_samples=False, snapshot_format=SnapshotFormat.ZIP)
         (tmp_path / "s.zip").write_bytes(b"".join([chunk async for chunk in chunks]))
     ((stream, hello),) = read_snapshot(tmp_path / "s.zip").manifest.nodes.items()

@@ -71,7 +71,7 @@ def _surrounding(settings: CollectorSettings, ca_pem: bytes) -> AbstractAsyncCon
     if settings.identity == "kubernetes":
         from cvmprobe.collector.in_cluster import in_cluster  # noqa: PLC0415 - a local run needs no client of it
 
-        return in_cluster(settings.namespace, ca_pem)
+        return in_cluster(settings.namespace, settings.node, ca_pem)
     return nullcontext(FileSurroundings(settings))
 
 

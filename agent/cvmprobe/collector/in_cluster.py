@@ -29,6 +29,7 @@ _PEOPLE: Final[Mapping[str, Access]] = {
     "cvmprobe-admin": Access.ADMIN,
 }
 _SOURCE: Final = "kubernetes node object"
+_COLLECTOR: Final = Fact("hosts_collector", "true", "the collector's pod")
 _RETRY_S: Final = 1.0
 _PUBLISH_S: Final = 60.0
 _T = TypeVar("_T")
@@ -81,10 +82,11 @@ class ClusterSurroundings:
 
     all_known = True
 
-    def __init__(self, cluster: str, authenticator: Authenticator, view: ClusterView) -> None:
+    def __init__(self, cluster: str, authenticator: Authenticator, view: ClusterView, node: str) -> None:
         self.cluster = cluster
         self.authenticator = authenticator
         self._view = view
+        self._node = node
 
     def peer(self, hello: Hello, principal: Principal) -> Peer | None:
         """Return the peer at its pod's address; None while it has none, and once the pod is going."""
@@ -98,9 +100,10 @@ class ClusterSurroundings:
         return [pod.endpoint for pod in self._view.pods() if pod.endpoint is not None]
 
     def facts(self, node: str) -> Sequence[Fact]:
-        """Return what the node object says."""
+        """Return what the node object says, and whether the collector works there too."""
         found = self._view.node(node)
-        return () if found is None else _facts(found)
+        ours = [_COLLECTOR] if node == self._node else []
+        return [*ours, *(() if found is None else _facts(found))]
 
 
 def _facts(node: NodeFacts) -> Sequence[Fact]:
@@ -115,7 +118,7 @@ def _facts(node: NodeFacts) -> Sequence[Fact]:
 
 
 @asynccontextmanager
-async def in_cluster(namespace: str, ca_pem: bytes) -> AsyncIterator[ClusterSurroundings]:
+async def in_cluster(namespace: str, node: str, ca_pem: bytes) -> AsyncIterator[ClusterSurroundings]:
     """Have the surroundings, once the API server has told all that they need; publish the CA certificate meanwhile.
 
     Waits for as long as it does not answer. Raises ConfigError where nothing says how to reach it.
@@ -130,7 +133,7 @@ async def in_cluster(namespace: str, ca_pem: bytes) -> AsyncIterator[ClusterSurr
             reviews = TokenReviews(api, namespace, AUDIENCE)
             publishing = asyncio.create_task(_publish(lambda: publish_ca(api, namespace, ca_pem)))
             try:
-                yield ClusterSurroundings(cluster, PodAuthenticator(reviews.identify, view), view)
+                yield ClusterSurroundings(cluster, PodAuthenticator(reviews.identify, view), view, node)
             finally:
                 publishing.cancel()
                 await asyncio.wait({publishing})

@@ -54,6 +54,9 @@ class CollectorSettings(msgspec.Struct, frozen=True, kw_only=True):
     namespace: Annotated[
         str, Meta(min_length=1, description="identity kubernetes: namespace of our pods and ServiceAccounts")
     ] = "cvmprobe"
+    node: Annotated[
+        str, Meta(description="identity kubernetes: node we run on, which the results name; empty: they do not")
+    ] = ""
     service_host: Annotated[
         str, Meta(description="Service before all peers, through which path service is measured; empty: it is not")
     ] = ""

@@ -1,0 +1,118 @@
+"""What the network benches share: both sides as processes, their CPU, and a case of a comparison."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pairs import Figure
+
+__all__ = ["Case", "OurResponder", "client", "server", "version_of"]
+
+PLENTY = 1 << 60
+LISTEN = "0A"  # as /proc/net/tcp has it
+
+RESPONDER = """
+import sys
+from cvmprobe.native.responder import Responder
+responder = Responder("127.0.0.1")
+print(responder.port, flush=True)
+for line in sys.stdin:
+    probe, session_id, key = line.split()
+    responder.admit(bytes.fromhex(session_id), bytes.fromhex(key), probe, valid_for_ms=600_000, max_bytes=1 << 60)
+    print("admitted", flush=True)
+"""
+
+
+class OurResponder:
+    """A responder in a process of its own, which ends with our end of its standard input."""
+
+    def __init__(self) -> None:
+        arguments = [sys.executable, "-c", RESPONDER]
+        self._process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._port = int(self._line())
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline()
+
+    def session(self, probe: str) -> dict:
+        """Admit a new session; return the arguments an engine dials it with."""
+        session_id, key = os.urandom(16), os.urandom(32)
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{probe} {session_id.hex()} {key.hex()}\n")
+        self._process.stdin.flush()
+        assert self._line() == "admitted\n"
+        return {
+            "host": "127.0.0.1",
+            "port": self._port,
+            "session_id": session_id,
+            "key": key,
+            "max_bytes": PLENTY,
+        }
+
+    def close(self) -> None:
+        """End it."""
+        self._process.communicate(timeout=10)
+
+
+def listening(port: int) -> bool:
+    """Whether a TCP socket listens on this port, without connecting to it."""
+    tables = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
+    rows = [row.split() for table in tables if table.exists() for row in table.read_text().splitlines()]
+    return any(row[1].endswith(f":{port:04X}") and row[3] == LISTEN for row in rows)
+
+
+@contextlib.contextmanager
+def server(command: Callable[[int], list[str]]) -> Iterator[tuple[int, list[float]]]:
+    """Run a peer's server on a free port; afterwards the list holds its CPU seconds."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    cpu_s: list[float] = []
+    process = subprocess.Popen(command(port), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + 10
+        while not listening(port):
+            if time.monotonic() > end:
+                sys.exit(f"{command(port)[0]} does not listen on port {port}")
+            time.sleep(0.01)
+        yield port, cpu_s
+    finally:
+        os.kill(process.pid, signal.SIGTERM)  # terminate() would reap it, and its usage with it
+        _, _, usage = os.wait4(process.pid, 0)
+        process.returncode = 0
+        cpu_s.append(usage.ru_utime + usage.ru_stime)
+
+
+def client(command: list[str], seconds: float) -> tuple[str, float]:
+    """Run a peer's client; return its output and CPU seconds."""
+    before = os.times()
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + 60)
+    after = os.times()
+    return done.stdout, after.children_user + after.children_system - before.children_user - before.children_system
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One comparison: what both sides do."""
+
+    name: str
+    peer: str
+    figures: list[Figure]
+    settings: dict[str, str]
+    ours: Callable[[OurResponder, float], dict[str, float]]
+    theirs: Callable[[float], dict[str, float]]
+
+
+def version_of(program: str) -> str:
+    """Return what a program says of its version, in one line."""
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
+    return re.sub(r"[\s,]+", " ", said.splitlines()[0]).strip()

@@ -23,6 +23,7 @@ cdef extern from "responder.h" nogil:
         COUNT_CUT
     struct responder:
         service_loop *serve
+        int *grouped
         uint64_t *counts
     int responder_open(responder *r, const char *host, uint16_t port, const char **call)
     uint16_t responder_port(const responder *r)

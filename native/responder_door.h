@@ -48,6 +48,7 @@ struct responder {
     struct worker worker;
     struct gate gate;
     service_loop serve[RESPONDER_KINDS]; /* by kind; NULL: not served */
+    int grouped[RESPONDER_KINDS];        /* by kind; one thread serves all sockets of a session */
     int listener;
     int wake;
     uint64_t accept_after_ns;
@@ -133,7 +134,7 @@ static inline int responder_open_session(struct responder *r, struct admission *
         return -EUSERS;
     if (a->spent_bytes >= a->max_bytes)
         return -EDQUOT;
-    struct session *s = session_new(h, &terms, &a->key, c->fd, now_ns);
+    struct session *s = session_new(h, &terms, &a->key, r->grouped[h->kind], c->fd, now_ns);
     if (!s)
         return -ENOMEM;
     s->serve = r->serve[h->kind];

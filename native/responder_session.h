@@ -3,6 +3,7 @@
  *     control hello ── data hellos, each starts a service ── every service saw FIN ── results over control
  *           └────────────── control closed, deadline, cap, error, revoked: cut ──────────────┴── joined, freed
  *
+ * A kind that serves all its sockets in one thread has one service, the first, which starts when all sockets are there.
  * The responder's own thread makes, cuts and frees it; the last service to end sends the results. Sockets are closed
  * only after all services have ended: until then cutting means shutting them down, which wakes who is blocked on them.
  */
@@ -34,6 +35,8 @@ struct session {
     uint64_t setup_until_ns;
     uint64_t deadline_ns;
     uint64_t charged_bytes; /* that its admission knows of */
+    uint32_t threads; /* services with a thread: one for each socket, or the first for all */
+    uint32_t arrived; /* data sockets */
     uint32_t spawned;
     uint32_t clean;    /* atomic: services that saw the initiator's FIN */
     uint32_t ended;    /* atomic: services that will not touch the session any more */
@@ -56,7 +59,7 @@ static inline int session_is(const struct session *s, const uint8_t *session_id)
 /* When it is cut, should nothing end it before. */
 static inline uint64_t session_end_ns(const struct session *s)
 {
-    return s->spawned < s->terms.sockets && s->setup_until_ns < s->deadline_ns ? s->setup_until_ns : s->deadline_ns;
+    return s->spawned < s->threads && s->setup_until_ns < s->deadline_ns ? s->setup_until_ns : s->deadline_ns;
 }
 
 /* End it without results; its services end by themselves. */
@@ -107,7 +110,7 @@ static inline void session_send_results(struct session *s)
     uint64_t *bins = s->bins + s->terms.sockets * s->bins_each;
     struct results r = {.bins = (uint16_t)session_bins(s->control.kind, &s->terms)};
     memcpy(r.counts, s->services[0].counts, sizeof r.counts);
-    for (uint32_t i = 0; i < s->terms.sockets; i++) {
+    for (uint32_t i = 0; i < s->threads; i++) {
         for (int what = 0; i && what < RESULT_COUNTS; what++)
             r.counts[what] = session_join((enum session_result)what, r.counts[what], s->services[i].counts[what]);
         for (size_t b = 0; b < s->bins_each; b++)
@@ -120,7 +123,7 @@ static inline void session_send_results(struct session *s)
         __atomic_store_n(&s->complete, 1, __ATOMIC_RELAXED);
 }
 
-/* The thread of one data socket. */
+/* The thread of one data socket, or of all. */
 static inline void service_run(struct worker *w)
 {
     struct service *v = (struct service *)w;
@@ -136,16 +139,17 @@ static inline void service_run(struct worker *w)
     v->counts[RESULT_CPU_NS] = clock_of_ns(CLOCK_THREAD_CPUTIME_ID);
     if (r < 0)
         session_cut(s);
-    else if (__atomic_add_fetch(&s->clean, 1, __ATOMIC_ACQ_REL) == s->terms.sockets && session_running(s))
+    else if (__atomic_add_fetch(&s->clean, 1, __ATOMIC_ACQ_REL) == s->threads && session_running(s))
         session_send_results(s);
     int wake = s->wake;
     __atomic_add_fetch(&s->ended, 1, __ATOMIC_RELEASE);
     eventfd_write(wake, 1);
 }
 
-/* Make a session of a verified control hello; NULL: no memory. Left to fill in: serve, gate, wake, limit, deadline. */
+/* Make a session of a verified control hello; NULL: no memory. Left to fill in: serve, gate, wake, limit, deadline;
+ * `grouped`: one service for all sockets. */
 static inline struct session *session_new(const struct hello *control, const struct session_terms *terms,
-                                          const struct session_key *key, int fd, uint64_t now_ns)
+                                          const struct session_key *key, int grouped, int fd, uint64_t now_ns)
 {
     size_t bins = session_bins(control->kind, terms);
     size_t bins_each = bins * SERIES_COUNT;
@@ -159,7 +163,7 @@ static inline struct session *session_new(const struct hello *control, const str
         return NULL;
     }
     *s = (struct session){.control = *control, .terms = *terms, .key = *key, .fd = fd, .services = services,
-                          .bins_each = bins_each, .bins = room,
+                          .bins_each = bins_each, .bins = room, .threads = grouped ? 1 : terms->sockets,
                           .setup_until_ns = now_ns + SESSION_SETUP_NS, .tally.running = 1};
     for (uint32_t i = 0; i < terms->sockets; i++) {
         services[i] = (struct service){.session = s, .terms = &s->terms, .tally = &s->tally, .fd = -1,
@@ -173,18 +177,22 @@ static inline struct session *session_new(const struct hello *control, const str
     return s;
 }
 
-/* Hand a data socket to its service and start it. Returns 0 or -errno; the socket stays the caller's on failure. */
+/* Hand a data socket to its service, and start that when it has all it serves. Returns 0 or -errno; the socket stays
+ * the caller's on failure. */
 static inline int session_serve(struct session *s, uint16_t index, int fd)
 {
     struct service *v = &s->services[index - 1];
-    v->worker.gate = s->gate;
+    struct worker *w = s->threads < s->terms.sockets ? &s->services[0].worker : &v->worker;
+    int complete = s->threads == s->terms.sockets || s->arrived + 1 == s->terms.sockets;
     __atomic_store_n(&v->fd, fd, __ATOMIC_RELAXED);
-    int r = worker_spawn(&v->worker);
+    w->gate = s->gate;
+    int r = complete ? worker_spawn(w) : 0;
     if (r < 0) {
         __atomic_store_n(&v->fd, -1, __ATOMIC_RELAXED);
         return r;
     }
-    s->spawned++;
+    s->arrived++;
+    s->spawned += (uint32_t)complete;
     if (!session_running(s))
         session_cut(s); /* it was cut while we started this one */
     return 0;
@@ -195,7 +203,7 @@ static inline int session_over(const struct session *s)
 {
     if (__atomic_load_n(&s->ended, __ATOMIC_ACQUIRE) < s->spawned)
         return 0;
-    return !session_running(s) || s->spawned == s->terms.sockets;
+    return !session_running(s) || s->spawned == s->threads;
 }
 
 static inline void session_free(struct session *s)

@@ -35,7 +35,8 @@ struct service {
     uint64_t bin_end_ns; /* 0 until the first payload byte */
 };
 
-/* Serve until the initiator's FIN. Returns 0 for that, or -errno. */
+/* Serve until the initiator's FIN. Returns 0 for that, or -errno.
+ * A kind that serves all sockets in one thread is given the first of terms->sockets services in a row, and counts there. */
 typedef int (*service_loop)(struct service *);
 
 /* Room for one message, or for as much of a stream as is worth one call. */

@@ -1,29 +1,58 @@
 """Facts of this machine, and of machines made of files."""
 
 import os
+import socket
+import struct
 
-from cvmprobe.model.environment import TeeKind
+import pytest
+
+from cvmprobe.model.environment import Confidence, TeeKind
 from cvmprobe.native import cpuid
 from cvmprobe.probes.clock import clock_pair
 from cvmprobe.probes.environment import environment
+from cvmprobe.probes.facts.netlink import Link, Route, dump_links, parse_links, parse_routes
+from cvmprobe.probes.facts.network import cni, routes
 
 
-def test_this_machine_is_described_with_a_source_for_each_fact():
-    found = environment()
-    assert found.value("kernel") == os.uname().release
-    assert int(found.value("clock_cost_ns")) > 0
-    names = [fact.name for fact in found.facts]
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    return environment(volumes={"work": tmp_path_factory.mktemp("volume")})
+
+
+def test_this_machine_is_described_with_a_source_for_each_fact(here):
+    assert here.value("kernel") == os.uname().release
+    assert int(here.value("clock_cost_ns")) > 0
+    names = [fact.name for fact in here.facts]
     assert len(names) == len(set(names))
-    assert all(fact.source for fact in found.facts)
-    assert all(fact.value is None or isinstance(fact.value, str) for fact in found.facts)
+    assert all(fact.source for fact in here.facts)
+    assert all(fact.value is None or fact.value for fact in here.facts), "an empty fact"
+
+
+def test_no_address_is_told(here):
+    told = " ".join(f"{fact.value} {fact.source}" for fact in here.facts)
+    own = {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None)} - {"127.0.0.1", "127.0.1.1", "::1"}
+    assert not [address for address in own if address in told]
+
+
+def test_what_the_engines_may_use_was_tried(here):
+    for name in ("engine_io_uring", "engine_libaio", "engine_udp_gso", "engine_udp_gro"):
+        assert here.value(name) == "available" or here.value(name).startswith("refused: ")
+
+
+def test_the_volume_is_told_with_its_file_system(here):
+    assert here.value("volume_work_filesystem")
+    assert "rw" in here.value("volume_work_mount_options").split(",")
 
 
 def test_a_machine_without_files_has_unknown_facts_not_empty_ones(tmp_path):
-    found = environment(tmp_path)
-    for name in ("boot_id", "clocksource", "cpu_model", "kernel_options", "cpu_quota", "seccomp_mode", "os"):
-        fact = next(fact for fact in found.facts if fact.name == name)
-        assert fact.value is None
-        assert "No such file" in fact.source or "no cpu.stat" in fact.source
+    found = environment(tmp_path, {"data": tmp_path})
+    unknown = {fact.name: fact.source for fact in found.facts if fact.value is None}
+    for name in ("boot_id", "clocksource", "cpu_model", "kernel_options", "seccomp_mode", "os", "numa_nodes"):
+        assert "No such file" in unknown[name]
+    assert "no cpu.stat" in unknown["cpu_quota"]
+    assert "not this machine" in unknown["default_route"]
+    assert "nothing is mounted" in unknown["volume_data_stack"]
+    assert "may not be read" in unknown["swiotlb_boot"]
 
 
 def make(root, files):
@@ -79,12 +108,148 @@ def test_the_cpu_quota_reads_alike_in_both_kinds_of_cgroup(tmp_path):
         assert (found.value("cpu_quota"), found.value("cpu_throttled_periods")) == ("50000 100000", "4")
 
 
+def test_the_tightest_quota_around_ours_is_told(tmp_path):
+    quotas = {"": "max 100000", "pods": "400000 100000", "pods/pod": "150000 100000", "pods/pod/agent": "max 100000"}
+    make(tmp_path, {"proc/self/cgroup": "0::/pods/pod/agent\n"})
+    for group, quota in quotas.items():
+        make(tmp_path, {f"sys/fs/cgroup/{group}/cpu.max": f"{quota}\n"})
+        make(tmp_path, {f"sys/fs/cgroup/{group}/cpu.stat": "nr_throttled 1\n"})
+    found = environment(tmp_path)
+    assert (found.value("cpu_quota"), found.value("cpu_quota_around")) == ("max 100000", "150000 100000")
+    assert found.value("cpu_throttled_periods") == "4"
+
+
+CRYPTED = {
+    "proc/self/mountinfo": "20 1 254:1 / / rw,relatime - ext4 /dev/vda1 rw\n"
+    "31 20 253:0 / /data\\040disk rw,noatime - xfs /dev/mapper/x rw,attr2,addr=10.0.0.9,logbufs=8,discard\n",
+    "sys/devices/virtual/block/dm-0/dm/uuid": "CRYPT-LUKS2-0123456789abcdef-x\n",
+    "sys/devices/virtual/block/dm-0/slaves/dm-1": "",
+    "sys/devices/virtual/block/dm-1/dm/uuid": "CRYPT-INTEGRITY-0123456789abcdef-x_dif\n",
+    "sys/devices/virtual/block/dm-1/slaves/vdb1": "",
+    "sys/devices/pci0/block/vdb/queue/scheduler": "none [mq-deadline]\n",
+    "sys/devices/pci0/block/vdb/queue/rotational": "0\n",
+    "sys/devices/pci0/block/vdb/vdb1/partition": "1\n",
+}
+DEVICES = {"dm-0": "virtual/block/dm-0", "dm-1": "virtual/block/dm-1", "vdb1": "pci0/block/vdb/vdb1"}
+
+
+def test_the_stack_below_a_volume_is_followed_to_the_disk(tmp_path):
+    make(tmp_path, CRYPTED)
+    for folder in ("sys/class/block", "sys/dev/block"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name, path in DEVICES.items():
+        (tmp_path / "sys/class/block" / name).symlink_to(tmp_path / "sys/devices" / path)
+    (tmp_path / "sys/dev/block/253:0").symlink_to(tmp_path / "sys/devices/virtual/block/dm-0")
+    found = environment(tmp_path, {"v": "/data disk/scratch"})
+    disk = "disk(no driver, scheduler mq-deadline, solid)"
+    assert (
+        found.value("volume_v_stack") == f"dm-0 dm:CRYPT-LUKS2 > dm-1 dm:CRYPT-INTEGRITY > vdb1 partition > vdb {disk}"
+    )
+    kinds = f"xfs rw,noatime,attr2,discard > dm:CRYPT-LUKS2 > dm:CRYPT-INTEGRITY > partition > {disk}"
+    assert found.value("volume_v_fingerprint") == kinds
+    assert not [fact for fact in found.facts if "0123456789" in str(fact.value) or "10.0.0.9" in str(fact.value)]
+
+
+def test_a_logical_volume_does_not_tell_its_id(tmp_path):
+    make(tmp_path, {"sys/block/dm-3/dm/uuid": "LVM-SecretIdOfTheVolume\n", "sys/block/dm-3/queue/rotational": "0\n"})
+    assert environment(tmp_path).value("disk_dm-3_dm_type") == "LVM"
+
+
+def test_bounce_buffers_are_told_from_debugfs_and_the_log(tmp_path):
+    make(
+        tmp_path,
+        {
+            "sys/kernel/debug/swiotlb/io_tlb_nslabs": "32768\n",
+            "sys/kernel/debug/swiotlb/io_tlb_used": "12\n",
+            "dev/kmsg": "6,1,0,-;booting\n6,2,5,-;software IO TLB: mapped [mem 0x0-0x4000000] (64MB)\n",
+        },
+    )
+    found = environment(tmp_path)
+    assert (found.value("swiotlb_bytes"), found.value("swiotlb_used_bytes")) == (str(64 << 20), str(12 * 2048))
+    assert found.value("swiotlb_boot") == "mapped [mem 0x0-0x4000000] (64MB)"
+
+
+def test_the_kernels_words_reach_the_verdict(tmp_path):
+    make(tmp_path, {"dev/kmsg": "6,1,0,-;Memory Encryption Features active: Intel TDX\n"})
+    verdict = environment(tmp_path).tee
+    assert verdict.kind is not TeeKind.NONE
+    assert "kernel log" in " ".join(verdict.evidence)
+
+
 def test_a_guest_device_reaches_the_verdict(tmp_path):
     make(tmp_path, {"dev/sev-guest": "", "sys/devices/system/cpu/sev/vmpl": "2\n"})
     verdict = environment(tmp_path).tee
     assert verdict.kind is not TeeKind.NONE
     assert verdict.vmpl == 2
     assert "/dev/sev-guest exists" in verdict.evidence
+
+
+def test_a_register_that_may_be_read_reaches_the_verdict(tmp_path):
+    make(tmp_path, {"dev/cpu/0/msr": ""})
+    with (tmp_path / "dev/cpu/0/msr").open("r+b") as registers:
+        registers.seek(0xC0010131)
+        registers.write(struct.pack("<Q", 0x7))
+    assert "MSR 0xC0010131 0x7: bit 2" in environment(tmp_path).tee.evidence
+
+
+def test_this_machine_is_no_confidential_vm_or_says_why(here):
+    """Nothing that a test runs on today is one; where this changes, the evidence has to carry it."""
+    assert here.tee.kind is TeeKind.NONE or here.tee.confidence is not Confidence.LOW
+    assert here.tee.attested is False
+
+
+def attribute(kind, value):
+    packed = struct.pack("=HH", 4 + len(value), kind) + value
+    return packed + bytes(-len(packed) % 4)
+
+
+def message(kind, body):
+    return struct.pack("=IHHII", 16 + len(body), kind, 2, 1, 0) + body
+
+
+def test_links_are_read_from_the_kernels_answer():
+    body = struct.pack("=BxHiII", 0, 1, 7, 0, 0) + attribute(3, b"cilium_wg0\0") + attribute(4, struct.pack("=I", 1420))
+    body += attribute(6, b"noqueue\0") + attribute(18 | 0x8000, attribute(1, b"wireguard\0"))
+    dump = message(16, body) + message(3, bytes(4))
+    assert list(parse_links(dump)) == [Link(7, "cilium_wg0", 1420, "noqueue", "wireguard", loopback=False)]
+    assert list(parse_links(dump[:40])) == []
+
+
+def route(destination_bits=0, table=254, mtu=None):
+    body = struct.pack("=8BI", socket.AF_INET, destination_bits, 0, 0, table, 3, 0, 1, 0)
+    body += attribute(5, bytes([10, 0, 0, 1])) + attribute(4, struct.pack("=I", 7))
+    if mtu is not None:
+        body += attribute(8, attribute(2, struct.pack("=I", mtu)))
+    return message(24, body)
+
+
+def test_only_default_routes_are_taken_and_no_gateway():
+    dump = route(mtu=1380) + route(destination_bits=24) + route(table=255) + route() + message(3, bytes(4))
+    found = list(parse_routes(dump))
+    assert found == [Route(socket.AF_INET, 7, 1380, 0), Route(socket.AF_INET, 7, None, 0)]
+    link = Link(7, "eth0", 1450, "noqueue", "veth", loopback=False)
+    assert [fact.value for fact in routes(found[:1], [link])] == ["eth0 mtu 1380 (route)"]
+    assert [fact.value for fact in routes(found[1:], [link])] == ["eth0 mtu 1450 (device)"]
+
+
+@pytest.mark.parametrize(
+    ("devices", "name", "encryption"),
+    [
+        (["eth0"], None, None),
+        (["eth0", "cilium_host", "lxc1", "cilium_wg0"], "cilium", "wireguard device cilium_wg0"),
+        (["flannel.1", "cni0"], "flannel", None),
+        (["vxlan.calico", "cali123"], "calico", None),
+    ],
+)
+def test_a_cni_is_known_by_its_devices_or_not_at_all(devices, name, encryption):
+    links = [Link(i, device, 1500, "", "", loopback=False) for i, device in enumerate(devices)]
+    found = {fact.name: fact for fact in cni(links)}
+    assert (found["cni"].value, found["cni_encryption"].value) == (name, encryption)
+    assert all(fact.source for fact in found.values())
+
+
+def test_the_kernel_answers_about_links_here():
+    assert [link.mtu > 0 for link in dump_links() if link.loopback] == [True]
 
 
 def test_cpuid_answers_here_or_says_that_there_is_none():

@@ -213,7 +213,7 @@ class Daemon:
 
 async def run(settings: AgentSettings, stop: asyncio.Event) -> None:
     """Run an agent of this node until ``stop``. Raises ConfigError or EngineError when it cannot begin."""
-    found = await asyncio.to_thread(environment)
+    found = await asyncio.to_thread(environment, volumes=settings.volumes)
     responder = Responder(settings.responder_host, settings.responder_port)
     try:
         hello = Hello(

@@ -1,5 +1,7 @@
 """Which trusted execution environment this is, judged from evidence. Pure: what is read elsewhere is given.
 
+The ladder, best evidence first. CPUID decides; the rest supports or contradicts it, or stands alone where it is silent.
+
     CPUID                                    says
     0x80000000 ≥ 0x8000001F: EAX[1] [3] [4]  AMD: SEV, SEV-ES, SEV-SNP on (without a hypervisor: able to host it)
     0 ≥ 0x21: "IntelTDX    "                 Intel: a TDX guest
@@ -7,13 +9,16 @@
       0x40000003 EBX[22]                     this partition is isolated, so the next leaf counts
       0x4000000C EAX[0], EBX[3:0]            a paravisor is there (it may hide the bits above); 2 SEV-SNP, 3 TDX
                  EBX[5], EBX[11:6]           whether a shared-memory boundary is in use, and at which address bit
+    kernel command line, devices of a guest, MSR 0xC0010131 EAX[0] [1] [2] and the kernel's log, where they may be read
 
-A hypervisor can forge CPUID, and files follow it, so nothing here is attested.
+A hypervisor can forge CPUID, and the kernel believes it, so nothing here is attested.
 """
 
+import re
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from cvmprobe.model.environment import Confidence, TeeKind, TeeVerdict
 
@@ -37,43 +42,58 @@ LEAVES = (
 )
 
 VMPL_FILE = "/sys/devices/system/cpu/sev/vmpl"
+_TSM_FOLDER = "/sys/kernel/config/tsm/report"
 TEE_FILES = {
     "/dev/sev-guest": TeeKind.SEV_SNP,
     "/dev/tdx_guest": TeeKind.TDX,
     "/dev/tdx-guest": TeeKind.TDX,
     VMPL_FILE: TeeKind.SEV_SNP,
+    _TSM_FOLDER: None,  # reports can be asked for, by whatever kind of guest
 }
 _ISOLATION = {2: TeeKind.SEV_SNP, 3: TeeKind.TDX}
+_VARIANTS = (("sev-snp", TeeKind.SEV_SNP), ("sev-es", TeeKind.SEV_ES), ("tdx", TeeKind.TDX))
+_LOGGED = re.compile(r"Memory Encryption Features active: *(.*)")
 _NONE_CONFIDENCE = {True: Confidence.MEDIUM, False: Confidence.HIGH}  # a hypervisor could hide what it does
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What was found. ``leaves`` is None where there is no CPUID; ``files`` are those of interest that exist."""
+    """What was found. ``leaves`` is None where there is no CPUID; ``files`` are those of interest that exist.
+
+    ``sev_status`` is MSR 0xC0010131, ``options`` the kernel's command line, ``log`` its log; None or empty: not read.
+    """
 
     leaves: Mapping[int, Registers] | None
     files: frozenset[str] = frozenset()
     vmpl: int | None = None
+    sev_status: int | None = None
+    options: Sequence[str] = ()
+    log: Sequence[str] = ()
+
+
+class _Claim(NamedTuple):
+    kind: TeeKind | None  # None: it tells of no kind
+    reason: str
 
 
 def judge_tee(evidence: Evidence) -> TeeVerdict:
-    """Return the verdict. CPUID leads, files support or contradict it; every reason is in ``evidence``."""
-    by_file, reasons = _by_files(evidence)
+    """Return the verdict. CPUID leads, the rest supports or contradicts it; every reason is in ``evidence``."""
+    claims = list(_claims(evidence))
+    claimed = [claim.kind for claim in claims if claim.kind is not None]
+    told = tuple(claim.reason for claim in claims)
     if evidence.leaves is None:
-        return _without_cpuid(by_file, [*reasons, "this processor has no CPUID"], evidence.vmpl)
+        kind = claimed[0] if claimed else TeeKind.UNKNOWN
+        return TeeVerdict(kind, None, evidence.vmpl, Confidence.LOW, ("this processor has no CPUID", *told))
     processor = _Processor(evidence.leaves)
     kind, paravisor, found = _by_cpuid(processor)
-    reasons = [*found, *reasons]
+    reasons = (*found, *told)
     if kind is TeeKind.NONE:
-        if by_file:
-            return TeeVerdict(by_file, None, evidence.vmpl, Confidence.LOW, tuple(reasons))
-        return TeeVerdict(kind, False, None, _NONE_CONFIDENCE[processor.virtual], tuple(reasons))
-    if by_file and by_file is not kind:
-        return TeeVerdict(kind, paravisor, evidence.vmpl, Confidence.LOW, tuple(reasons))
-    confidence = Confidence.HIGH if by_file else Confidence.MEDIUM
+        if claimed:
+            return TeeVerdict(claimed[0], None, evidence.vmpl, Confidence.LOW, reasons)
+        return TeeVerdict(kind, False, None, _NONE_CONFIDENCE[processor.virtual], reasons)
     if evidence.vmpl:
         paravisor = True  # something more privileged than this kernel is in the machine
-    return TeeVerdict(kind, paravisor, evidence.vmpl, confidence, tuple(reasons))
+    return TeeVerdict(kind, paravisor, evidence.vmpl, _confidence(kind, claimed), reasons)
 
 
 def hypervisor(leaf: Callable[[int], Registers | None]) -> str | None:
@@ -82,6 +102,12 @@ def hypervisor(leaf: Callable[[int], Registers | None]) -> str | None:
     if features is None or vendor is None or not features[2] >> 31 & 1:
         return None
     return _text(vendor, "bcd").rstrip("\0")
+
+
+def _confidence(kind: TeeKind, claimed: Sequence[TeeKind]) -> Confidence:
+    if any(claim is not kind for claim in claimed):
+        return Confidence.LOW
+    return Confidence.HIGH if claimed else Confidence.MEDIUM
 
 
 class _Processor:
@@ -137,10 +163,40 @@ def _by_amd(eax: int) -> tuple[TeeKind, str]:
     return TeeKind.NONE, f"{reason}: no memory encryption" if eax else "no leaf tells of memory encryption"
 
 
-def _by_files(evidence: Evidence) -> tuple[TeeKind | None, list[str]]:
-    found = [(path, kind) for path, kind in TEE_FILES.items() if path in evidence.files]
-    return (found[0][1] if found else None), [f"{path} exists" for path, _ in found]
+def _claims(evidence: Evidence) -> Iterator[_Claim]:
+    """Yield what else there is, best first."""
+    for option in evidence.options:
+        name, _, variant = option.partition("=")
+        if name == "constel.attestation-variant":
+            kind = next((kind for word, kind in _VARIANTS if word in variant), None)
+            yield _Claim(kind, f"/proc/cmdline: {option}")
+    for path, kind in TEE_FILES.items():
+        if path in evidence.files:
+            yield _Claim(kind, f"{path} exists")
+    if evidence.sev_status is not None:
+        yield _by_sev_status(evidence.sev_status)
+    for line in evidence.log:
+        logged = _LOGGED.search(line)
+        if logged:
+            yield _Claim(_by_log(logged[1]), f"kernel log: {logged[0]}")
 
 
-def _without_cpuid(by_file: TeeKind | None, reasons: list[str], vmpl: int | None) -> TeeVerdict:
-    return TeeVerdict(by_file or TeeKind.UNKNOWN, None, vmpl, Confidence.LOW, tuple(reasons))
+def _by_sev_status(status: int) -> _Claim:
+    reason = f"MSR 0xC0010131 {status:#x}"
+    for bit, kind in ((2, TeeKind.SEV_SNP), (1, TeeKind.SEV_ES), (0, TeeKind.SEV)):
+        if status >> bit & 1:
+            return _Claim(kind, f"{reason}: bit {bit}")
+    return _Claim(None, f"{reason}: SEV is off")
+
+
+def _by_log(features: str) -> TeeKind | None:
+    words = features.split()
+    for word, kind in (
+        ("SEV-SNP", TeeKind.SEV_SNP),
+        ("SEV-ES", TeeKind.SEV_ES),
+        ("SEV", TeeKind.SEV),
+        ("TDX", TeeKind.TDX),
+    ):
+        if word in words:
+            return kind
+    return None

@@ -103,7 +103,7 @@ IMAGE_ARGS ?=
 
 image: ## build both container images with buildah or docker (IMAGE_ARGS="--build-arg BASE=...")
 	@for target in agent collector; do \
-	  $(IMAGE_TOOL) $(IMAGE_ARGS) --target $$target --file deploy/Dockerfile --tag localhost/cvmprobe-$$target:$(IMAGE_VERSION) . || exit 1; \
+	  $(IMAGE_TOOL) $(IMAGE_ARGS) --build-arg IMAGE=cvmprobe-agent:$(IMAGE_VERSION) --target $$target --file deploy/Dockerfile --tag localhost/cvmprobe-$$target:$(IMAGE_VERSION) . || exit 1; \
 	done
 	@$(firstword $(IMAGE_TOOL)) images | grep -E 'REPOSITORY|cvmprobe|python'
 

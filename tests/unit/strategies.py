@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from cvmprobe.model.assignment import Admission, Lease, LeaseReport, LeaseState, LightProbe, Plan, Revoke, Side
 from cvmprobe.model.delivery import Ack, Batch, Bye, Heartbeat, Hello, Loss, Preview, Welcome
-from cvmprobe.model.endpoint import Endpoint, EndpointTarget, Path, PeerAddress, Role, VolumeTarget
+from cvmprobe.model.endpoint import Endpoint, EndpointTarget, NodeTarget, Path, PeerAddress, Role, VolumeTarget
 from cvmprobe.model.environment import Confidence, Environment, Fact, TeeKind, TeeVerdict
 from cvmprobe.model.histogram import Histogram
 from cvmprobe.model.query import Attachment, Missed, NodeStatus, ProbeStatus, Selection, Summary, TimeRange
@@ -36,7 +36,7 @@ def maybe(strategy):
 
 endpoints = st.builds(Endpoint, node=names, role=st.sampled_from(Role))
 endpoint_targets = st.builds(EndpointTarget, endpoint=endpoints, path=st.sampled_from(Path))
-targets = endpoint_targets | st.builds(VolumeTarget, volume=names)
+targets = endpoint_targets | st.builds(VolumeTarget, volume=names) | st.builds(NodeTarget)
 peers = st.builds(PeerAddress, host=names, port=st.integers(1, 65_535), dials=st.integers(0, 100_000))
 instances = st.builds(
     Instance,

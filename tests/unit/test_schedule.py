@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from cvmprobe.collector.plans import Planner, light_probes_allowed
 from cvmprobe.collector.schedule import (
-    disk_owners,
     heavy_ways,
     light_pairs,
     light_ways,
+    machine_owners,
     matches,
     path_counts,
     rounds,
@@ -142,7 +142,7 @@ def test_a_run_takes_every_way_once_and_says_how_many_each_path_has(count):
 
 def test_disks_of_a_shared_machine_are_measured_once():
     shared = [peer(2, machine="m"), peer(1, machine="m"), peer(3), peer(4, machine="m", role=Role.PEER)]
-    assert disk_owners(shared) == [shared[1], shared[2]]
+    assert machine_owners(shared) == [shared[1], shared[2]]
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_a_run_is_every_step_on_every_way_or_disk_and_costs_what_was_said(count,
     assert {(str(m.initiator.endpoint), str(m.target), m.target.path) for m in network} == every_way(count)
     assert [match.repeat for match in planned] == sorted(match.repeat for match in planned)
     counts = path_counts(heavy_ways(cluster(count), "service"))
-    stated = cost(suite, counts, len(disk_owners(cluster(count))))
+    stated = cost(suite, counts, len(machine_owners(cluster(count))))
     assert stated.seconds == pytest.approx(sum(lease_cost(match.step).seconds for match in planned))
 
 

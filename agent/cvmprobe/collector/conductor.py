@@ -11,7 +11,7 @@ from cvmprobe.collector.lease import Command
 from cvmprobe.collector.plans import Planner
 from cvmprobe.collector.roster import Attached, Roster
 from cvmprobe.collector.runs import RunProgress
-from cvmprobe.collector.schedule import disk_owners, heavy_ways, matches, path_counts, rounds
+from cvmprobe.collector.schedule import heavy_ways, machine_owners, matches, path_counts, rounds
 from cvmprobe.collector.spending import DAY_MS, refuse_beyond, spent
 from cvmprobe.config.collector import Budgets
 from cvmprobe.errors import RefusedError, UsageError
@@ -107,7 +107,7 @@ class Conductor:
         planned = matches(suite, peers, self._service_host)
         if not planned:
             raise RefusedError(f"suite {suite_name} finds nothing to measure: {len(peers)} agents are attached")
-        price = cost(suite, path_counts(heavy_ways(peers, self._service_host)), len(disk_owners(peers)))
+        price = cost(suite, path_counts(heavy_ways(peers, self._service_host)), len(machine_owners(peers)))
         refuse_beyond(self._budgets, price, spent(self._runs.values(), unix_ms() - DAY_MS))
         cut = rounds(planned, lambda match: match.occupies, _LEASES_AT_ONCE)
         self._active = RunProgress(

@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from cvmprobe.collector.ways import Peer, Via, Way, by_node, through_service, ways_between
-from cvmprobe.model.endpoint import Path, PeerAddress, Role, Target, VolumeTarget
+from cvmprobe.model.endpoint import NodeTarget, Path, PeerAddress, Role, Target, VolumeTarget
 from cvmprobe.model.run import Step, Suite
 
 __all__ = [
     "Match",
-    "disk_owners",
     "heavy_ways",
     "light_pairs",
     "light_ways",
+    "machine_owners",
     "matches",
     "path_counts",
     "rounds",
@@ -124,8 +124,8 @@ def rounds(items: Iterable[_T], occupies: Callable[[_T], frozenset[Hashable]], w
     return [*result, tuple(current)] if current else result
 
 
-def disk_owners(peers: Iterable[Peer]) -> list[Peer]:
-    """Return one pod endpoint of each machine: those that share a boot id share its disks."""
+def machine_owners(peers: Iterable[Peer]) -> list[Peer]:
+    """Return one pod endpoint of each machine: those that share a boot id share its CPUs and disks."""
     owners: dict[str, Peer] = {}
     for peer in sorted(peers, key=lambda peer: peer.endpoint):
         if peer.endpoint.role is Role.POD:
@@ -161,5 +161,7 @@ def matches(suite: Suite, peers: Sequence[Peer], service_host: str = "") -> list
 
 def _step_matches(step: Step, repeat: int, peers: Sequence[Peer], ways: Sequence[Way]) -> list[Match]:
     if step.volume is not None:
-        return [Match(step, repeat, peer, VolumeTarget(step.volume)) for peer in disk_owners(peers)]
+        return [Match(step, repeat, peer, VolumeTarget(step.volume)) for peer in machine_owners(peers)]
+    if step.path is None:
+        return [Match(step, repeat, peer, NodeTarget()) for peer in machine_owners(peers)]
     return [Match(step, repeat, way.source, way.aim, way.target, way.via) for way in ways if way.path is step.path]

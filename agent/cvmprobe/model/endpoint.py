@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["Endpoint", "EndpointTarget", "Path", "PeerAddress", "Role", "Target", "VolumeTarget"]
+__all__ = ["Endpoint", "EndpointTarget", "NodeTarget", "Path", "PeerAddress", "Role", "Target", "VolumeTarget"]
 
 
 class Role(StrEnum):
@@ -63,7 +63,15 @@ class VolumeTarget:
         return f"volume:{self.volume}"
 
 
-Target = EndpointTarget | VolumeTarget
+@dataclass(frozen=True, slots=True, order=True)
+class NodeTarget:
+    """The node of the measuring endpoint itself: its processor, its memory, its kernel."""
+
+    def __str__(self) -> str:
+        return "node"
+
+
+Target = EndpointTarget | VolumeTarget | NodeTarget
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,14 +28,14 @@ class RunState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One kind of lease a suite asks for, on every pair of a path or on every volume."""
+    """One kind of lease a suite asks for: on every pair of a path, on every volume, or (neither) on every node."""
 
     name: str
     probe: Probe
     direction: Direction
     duration_ms: int
     parameters: Mapping[str, str]
-    path: Path | None = None  # None with a volume: the probe has no peer
+    path: Path | None = None  # None: the probe has no peer
     volume: str | None = None
     raw_samples: bool = False
 

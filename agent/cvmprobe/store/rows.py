@@ -14,7 +14,7 @@ import msgspec
 
 from cvmprobe.errors import StoreError
 from cvmprobe.model.delivery import Batch, StreamKey
-from cvmprobe.model.endpoint import Endpoint, EndpointTarget, Path, Role, Target, VolumeTarget
+from cvmprobe.model.endpoint import Endpoint, EndpointTarget, NodeTarget, Path, Role, Target, VolumeTarget
 from cvmprobe.model.histogram import Histogram
 from cvmprobe.model.window import Direction, Flag, Instance, Phase, Probe, SampleBlock, Window
 
@@ -168,6 +168,8 @@ def instance_from(values: Row) -> Instance:
 
 
 def _target(text: str, path: str | None) -> Target:
+    if path is None and text == str(NodeTarget()):
+        return NodeTarget()
     if path is None:
         return VolumeTarget(text.removeprefix(VOLUME))
     node, _, role = text.rpartition("/")

@@ -1,6 +1,7 @@
 """Suites by name, out of the TOML files beside this one.
 
-A ``[[step]]`` names its paths or its volumes; each of them becomes one ``model.Step`` of the same name.
+A ``[[step]]`` names its paths or its volumes, or says ``node = true``; each of them becomes one ``model.Step`` of the
+same name.
 """
 
 import tomllib
@@ -23,16 +24,19 @@ class _Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     direction: Direction = Direction.NONE
     paths: tuple[Path, ...] = ()
     volumes: tuple[str, ...] = ()
+    node: bool = False
     raw_samples: bool = False
     parameters: dict[str, str | int] = {}
 
     def __post_init__(self) -> None:
-        if bool(self.paths) == bool(self.volumes):
-            raise ValueError(f"step {self.name} needs either paths or volumes")
+        if bool(self.paths) + bool(self.volumes) + self.node != 1:
+            raise ValueError(f"step {self.name} needs either paths or volumes or node = true")
         if self.duration_ms <= 0:
             raise ValueError(f"step {self.name}: duration_ms must be above 0, but is {self.duration_ms}")
 
     def steps(self) -> list[Step]:
+        if self.node:
+            return [self._step(None, None)]
         return [self._step(path, None) for path in self.paths] + [self._step(None, volume) for volume in self.volumes]
 
     def _step(self, path: Path | None, volume: str | None) -> Step:

@@ -13,15 +13,15 @@ from cvmprobe.probes.catalog import CATALOG
 __all__ = ["cost", "lease_cost"]
 
 
-def cost(suite: Suite, pairs: Mapping[Path, int], volumes: int) -> Cost:
+def cost(suite: Suite, pairs: Mapping[Path, int], machines: int) -> Cost:
     """Return upper bounds for a run of ``suite``, one lease after the other.
 
-    ``pairs`` is the number of ordered pairs on each path, ``volumes`` the number of endpoints whose volumes
-    are measured; a path without pairs costs nothing. Raises UsageError like ``lease_cost``.
+    ``pairs`` is the number of ordered pairs on each path, ``machines`` the number of endpoints that measure
+    their volumes or their node; a path without pairs costs nothing. Raises UsageError like ``lease_cost``.
     """
     seconds, network_bytes, disk_write_bytes = 0.0, 0, 0
     for step in suite.steps:
-        leases = suite.repeats * (volumes if step.path is None else pairs.get(step.path, 0))
+        leases = suite.repeats * (machines if step.path is None else pairs.get(step.path, 0))
         one = lease_cost(step)
         seconds += leases * one.seconds
         network_bytes += leases * one.network_bytes

@@ -343,6 +343,23 @@ class VolumeTarget(_message.Message):
 Global___VolumeTarget: _TypeAlias = VolumeTarget  # noqa: Y015
 
 @_typing.final
+class NodeTarget(_message.Message):
+    """The node of the measuring endpoint itself."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeTarget: _TypeAlias = NodeTarget  # noqa: Y015
+
+@_typing.final
 class Target(_message.Message):
     """What a probe aims at."""
 
@@ -350,6 +367,7 @@ class Target(_message.Message):
 
     ENDPOINT_FIELD_NUMBER: _builtins.int
     VOLUME_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def endpoint(self) -> Global___EndpointTarget:
         """Another endpoint, over a path."""
@@ -358,17 +376,22 @@ class Target(_message.Message):
     def volume(self) -> Global___VolumeTarget:
         """A volume of the measuring endpoint."""
 
+    @_builtins.property
+    def node(self) -> Global___NodeTarget:
+        """The node it runs on."""
+
     def __init__(
         self,
         *,
         endpoint: Global___EndpointTarget | None = ...,
         volume: Global___VolumeTarget | None = ...,
+        node: Global___NodeTarget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "target", b"target", "volume", b"volume"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "node", b"node", "target", b"target", "volume", b"volume"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "target", b"target", "volume", b"volume"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "node", b"node", "target", b"target", "volume", b"volume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["endpoint", "volume"]  # noqa: Y015
+    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["endpoint", "volume", "node"]  # noqa: Y015
     _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_target) -> _WhichOneofReturnType_target | None: ...
 

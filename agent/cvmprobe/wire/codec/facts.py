@@ -3,7 +3,7 @@
 import zlib
 
 from cvmprobe.errors import WireError
-from cvmprobe.model.endpoint import Endpoint, EndpointTarget, Path, Role, Target, VolumeTarget
+from cvmprobe.model.endpoint import Endpoint, EndpointTarget, NodeTarget, Path, Role, Target, VolumeTarget
 from cvmprobe.model.environment import Confidence, Environment, Fact, TeeKind, TeeVerdict
 from cvmprobe.model.histogram import Histogram
 from cvmprobe.model.window import ClockPair, Direction, Flag, Instance, Phase, Probe, SampleBlock, Window
@@ -64,6 +64,8 @@ def encode_target(target: Target) -> wire.Target:
     """Encode a target."""
     if isinstance(target, VolumeTarget):
         return wire.Target(volume=wire.VolumeTarget(volume=target.volume))
+    if isinstance(target, NodeTarget):
+        return wire.Target(node=wire.NodeTarget())
     return wire.Target(
         endpoint=wire.EndpointTarget(endpoint=encode_endpoint(target.endpoint), path=PATHS.encode(target.path))
     )
@@ -76,8 +78,10 @@ def decode_target(message: wire.Target) -> Target:
             return within("endpoint", _decode_endpoint_target, message.endpoint)
         case "volume":
             return VolumeTarget(volume=name(message.volume.volume, "volume.volume"))
+        case "node":
+            return NodeTarget()
         case _:
-            raise WireError("target: neither an endpoint nor a volume")
+            raise WireError("target: neither an endpoint nor a volume nor the node")
 
 
 def _decode_endpoint_target(message: wire.EndpointTarget) -> EndpointTarget:

@@ -9,7 +9,7 @@ from fractions import Fraction
 from cvmprobe.errors import UsageError
 from cvmprobe.model.histogram import Histogram
 
-__all__ = ["QUANTILES", "downscale", "mean", "merge", "percentile", "quantiles"]
+__all__ = ["QUANTILES", "deviation", "downscale", "mean", "merge", "percentile", "quantiles"]
 
 QUANTILES = (0.5, 0.9, 0.99, 0.999, 0.9999)
 BEYOND = 10  # values that must lie above a quantile before it is worth printing
@@ -53,6 +53,16 @@ def _with_buckets(parts: Sequence[Histogram], schema: int, buckets: Counter[int]
 def mean(histogram: Histogram) -> float | None:
     """Return the arithmetic mean, exact up to one rounding; None when empty."""
     return histogram.sum / histogram.count if histogram.count else None
+
+
+def deviation(histogram: Histogram) -> float | None:
+    """Return the standard deviation of the values as a sample, exact up to rounding.
+
+    None below two values, and for squares that no values have, which only a broken peer sends.
+    """
+    n = histogram.count
+    spread = n * histogram.sum_squares - histogram.sum**2
+    return math.sqrt(Fraction(spread, n * (n - 1))) if n > 1 and spread >= 0 else None
 
 
 def percentile(histogram: Histogram, q: float) -> float | None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from cvmprobe.analysis.distribution import mean, merge, quantiles
+from cvmprobe.analysis.distribution import deviation, mean, merge, quantiles
 from cvmprobe.model.endpoint import Endpoint, EndpointTarget, Target
 from cvmprobe.model.histogram import Histogram
 from cvmprobe.model.query import Summary
@@ -130,7 +130,10 @@ class _Tally:
         for metric in sorted(self.histograms):
             amount = self.histograms[metric]
             whole = merge(amount.histograms)
-            yield self._row(group, metric, amount, whole.count, mean=mean(whole), quantiles=quantiles(whole))
+            points = quantiles(whole)
+            yield self._row(
+                group, metric, amount, whole.count, mean=mean(whole), deviation=deviation(whole), quantiles=points
+            )
 
     def _row(
         self,
@@ -141,6 +144,7 @@ class _Tally:
         *,
         rate: float | None = None,
         mean: float | None = None,
+        deviation: float | None = None,
         quantiles: Mapping[float, float] | None = None,
     ) -> Summary:
         return Summary(
@@ -160,4 +164,5 @@ class _Tally:
             flags={flag: self.flags[flag] for flag in sorted(self.flags)},
             facts={name: min(found) if len(found) == 1 else "mixed" for name, found in sorted(self.facts.items())},
             left_out=self.left_out,
+            deviation=deviation,
         )

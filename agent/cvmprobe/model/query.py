@@ -125,3 +125,4 @@ class Summary:
     flags: Mapping[Flag, int] = field(default_factory=dict)  # flag -> number of windows that carry it
     facts: Mapping[str, str] = field(default_factory=dict)
     left_out: int = 0  # steady windows in no figure, because the harness spoiled them
+    deviation: float | None = None  # standard deviation of the values of a distribution; None below two of them

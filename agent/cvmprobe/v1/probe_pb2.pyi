@@ -439,6 +439,7 @@ class Summary(_message.Message):
     FLAGS_FIELD_NUMBER: _builtins.int
     FACTS_FIELD_NUMBER: _builtins.int
     LEFT_OUT_FIELD_NUMBER: _builtins.int
+    DEVIATION_FIELD_NUMBER: _builtins.int
     probe: _common_pb2.Probe.ValueType
     """What."""
     direction: _common_pb2.Direction.ValueType
@@ -457,6 +458,8 @@ class Summary(_message.Message):
     """Mean of the distribution, in the unit of the metric; absent where it does not apply."""
     left_out: _builtins.int
     """Number of steady windows in no figure, because the harness spoiled them."""
+    deviation: _builtins.float
+    """Standard deviation of the distribution's values; absent where it has fewer than two, or does not apply."""
     @_builtins.property
     def source(self) -> _common_pb2.Endpoint:
         """Who measured."""
@@ -499,15 +502,20 @@ class Summary(_message.Message):
         flags: _abc.Iterable[Global___FlagCount] | None = ...,
         facts: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         left_out: _builtins.int = ...,
+        deviation: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_mean", b"_mean", "_rate", b"_rate", "mean", b"mean", "rate", b"rate", "source", b"source", "target", b"target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_deviation", b"_deviation", "_mean", b"_mean", "_rate", b"_rate", "deviation", b"deviation", "mean", b"mean", "rate", b"rate", "source", b"source", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mean", b"_mean", "_rate", b"_rate", "count", b"count", "direction", b"direction", "facts", b"facts", "flags", b"flags", "left_out", b"left_out", "mean", b"mean", "metric", b"metric", "parameters", b"parameters", "probe", b"probe", "quantiles", b"quantiles", "rate", b"rate", "seconds", b"seconds", "source", b"source", "target", b"target", "windows", b"windows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deviation", b"_deviation", "_mean", b"_mean", "_rate", b"_rate", "count", b"count", "deviation", b"deviation", "direction", b"direction", "facts", b"facts", "flags", b"flags", "left_out", b"left_out", "mean", b"mean", "metric", b"metric", "parameters", b"parameters", "probe", b"probe", "quantiles", b"quantiles", "rate", b"rate", "seconds", b"seconds", "source", b"source", "target", b"target", "windows", b"windows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__deviation: _TypeAlias = _typing.Literal["deviation"]  # noqa: Y015
+    _WhichOneofArgType__deviation: _TypeAlias = _typing.Literal["_deviation", b"_deviation"]  # noqa: Y015
     _WhichOneofReturnType__mean: _TypeAlias = _typing.Literal["mean"]  # noqa: Y015
     _WhichOneofArgType__mean: _TypeAlias = _typing.Literal["_mean", b"_mean"]  # noqa: Y015
     _WhichOneofReturnType__rate: _TypeAlias = _typing.Literal["rate"]  # noqa: Y015
     _WhichOneofArgType__rate: _TypeAlias = _typing.Literal["_rate", b"_rate"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__deviation) -> _WhichOneofReturnType__deviation | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__mean) -> _WhichOneofReturnType__mean | None: ...
     @_typing.overload

@@ -182,6 +182,7 @@ def encode_summary(summary: Summary) -> wire.Summary:
         flags=[wire.FlagCount(flag=FLAGS.encode(flag), windows=count) for flag, count in summary.flags.items()],
         facts=summary.facts,
         left_out=summary.left_out,
+        deviation=summary.deviation,
     )
 
 
@@ -205,6 +206,7 @@ def decode_summary(message: wire.Summary) -> Summary:
         flags={FLAGS.decode(entry.flag, "flags"): entry.windows for entry in capped(message.flags, "flags")},
         facts=texts(message.facts, "facts"),
         left_out=message.left_out,
+        deviation=finite(message.deviation, "deviation") if message.HasField("deviation") else None,
     )
 
 

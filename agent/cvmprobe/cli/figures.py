@@ -5,8 +5,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from cvmprobe.analysis import quantiles
-from cvmprobe.model.endpoint import Endpoint, EndpointTarget, Path, Role, Target
+from cvmprobe.analysis import half_width, mean, quantiles
+from cvmprobe.model.endpoint import Endpoint, EndpointTarget, Path, Role, Target, VolumeTarget
 from cvmprobe.model.query import Summary
 from cvmprobe.model.window import Direction, Flag, Instance, Probe, Window
 
@@ -28,6 +28,8 @@ __all__ = [
 _ARRIVED: Final = ("receiver_bytes", "sent_bytes")
 _MOVED: Final = ("read_bytes", "write_bytes")
 _OPERATIONS: Final = ("transactions", "reads", "writes")
+_UNIT: Final = "unit_fs"
+_FS_PER_NS: Final = 1e6
 _LATENCIES: Final = ("latency_ns", "total_ns")
 POINTS: Final = (0.5, 0.9, 0.99)
 
@@ -52,6 +54,10 @@ class Figures:
     operations_per_s: float | None = None
     quantiles: Mapping[float, float] = field(default_factory=dict)
     operations: int | None = None  # behind the quantiles
+    unit_ns: float | None = None  # time of one unit of fixed work: the mean of ``repetitions``
+    unit_margin_ns: float | None = None  # half of its 95 % interval; None below two repetitions
+    repetitions: int | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
     late: float | None = None  # share of the operations that started late
     windows: int = 0
     left_out: int = 0
@@ -74,6 +80,8 @@ def figures_of_window(window: Window) -> Figures:
         quantiles={} if histogram is None else quantiles(histogram, POINTS),
         operations=None if histogram is None else histogram.count,
         late=_late(rates),
+        unit_ns=_times(mean(window.histograms[_UNIT]), 1 / _FS_PER_NS) if _UNIT in window.histograms else None,
+        facts=window.facts,
         windows=1,
         flags=dict.fromkeys(window.flags, 1),
     )
@@ -93,7 +101,7 @@ def headline(figures: Figures) -> str:
         return f"{figures.operations_per_s:,.0f} operations/s"
     if figures.bytes_per_s is not None:
         return f"{figures.bytes_per_s * 8e-9:.2f} Gbit/s"
-    return ""
+    return "" if figures.unit_ns is None else f"{figures.unit_ns:,.4g} ns/unit"
 
 
 def differing(rows: Collection[Measurement]) -> list[str]:
@@ -121,23 +129,36 @@ def short(of: Endpoint | Target) -> str:
         return short(of.endpoint)
     if isinstance(of, Endpoint):
         return of.node if of.role is Role.POD else str(of)
-    return of.volume
+    return of.volume if isinstance(of, VolumeTarget) else str(of)
 
 
 def _figures(metrics: Mapping[str, Summary]) -> Figures:
     rates = {name: summary.rate for name, summary in metrics.items() if summary.rate is not None}
     latency = next((metrics[name] for name in _LATENCIES if name in metrics), None)
     some = next(iter(metrics.values()))
+    unit = metrics.get(_UNIT)
     return Figures(
         bytes_per_s=_bytes_per_s(rates),
         operations_per_s=_operations_per_s(rates),
         quantiles={} if latency is None else latency.quantiles,
         operations=None if latency is None else latency.count,
+        unit_ns=None if unit is None else _times(unit.mean, 1 / _FS_PER_NS),
+        unit_margin_ns=None if unit is None else _margin_ns(unit),
+        repetitions=None if unit is None else unit.count,
+        facts=some.facts,
         late=_late(rates),
         windows=max(summary.windows for summary in metrics.values()),
         left_out=some.left_out,
         flags=some.flags,
     )
+
+
+def _margin_ns(unit: Summary) -> float | None:
+    return None if unit.deviation is None else half_width(unit.deviation, unit.count) / _FS_PER_NS
+
+
+def _times(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor
 
 
 def _bytes_per_s(rates: Mapping[str, float]) -> float | None:

@@ -12,7 +12,7 @@ from cvmprobe.cli.figures import POINTS, Figures, Measurement, differing, short,
 from cvmprobe.cli.output import DASH, Column, microseconds, tabulate
 from cvmprobe.cli.progress import describe
 from cvmprobe.model.assignment import LeaseState
-from cvmprobe.model.endpoint import VolumeTarget
+from cvmprobe.model.endpoint import NodeTarget, VolumeTarget
 from cvmprobe.model.run import Run
 from cvmprobe.model.window import Probe
 
@@ -45,6 +45,8 @@ def tables(rows: Mapping[Measurement, Figures], runs: Sequence[Run]) -> Renderab
 
 def _columns(rows: list[_Row]) -> list[Column[_Row]]:
     """Choose the columns these rows can fill."""
+    if all(isinstance(row.key.target, NodeTarget) for row in rows):
+        return [_FROM, *_COMPUTE, _FLAGS]
     disk = all(isinstance(row.key.target, VolumeTarget) for row in rows)
     latency = any(row.figures.operations is not None for row in rows)
     columns = [_trait(name) for name in differing([row.key for row in rows])]
@@ -77,6 +79,18 @@ def _times(value: float | None, factor: float) -> float | None:
     return None if value is None else value * factor
 
 
+def _share(part: float | None, whole: float | None) -> float | None:
+    return None if part is None or not whole else part / whole * 100
+
+
+def _four_digits(value: float | None) -> str:
+    return DASH if value is None else f"{value:,.0f}" if value >= 1_000 else f"{value:.4g}"  # noqa: PLR2004 - as it says
+
+
+def _kib(size_bytes: str | None) -> str:
+    return f"{int(size_bytes) >> 10:,d}" if size_bytes and size_bytes.isdecimal() else DASH
+
+
 def _remarks(row: _Row) -> str:
     parts = [f"{flag} {count}" for flag, count in sorted(row.figures.flags.items())]
     if row.figures.left_out:
@@ -101,6 +115,16 @@ _DISK_THROUGHPUT: Column[_Row] = Column(
 _QUANTILES: Final = tuple(_point(q) for q in POINTS)
 _LATE: Column[_Row] = Column("late", _number(lambda figures: _times(figures.late, 100), ".2f"), unit="%", right=True)
 _N: Column[_Row] = Column("n", _number(lambda figures: figures.operations, ",d"), right=True)
+_COMPUTE: Final[tuple[Column[_Row], ...]] = (
+    Column("kernel", lambda row: dict(row.key.parameters).get("kernel", DASH)),
+    Column("engine", lambda row: row.figures.facts.get("engine", DASH)),
+    Column("level", lambda row: dict(row.key.parameters).get("level", DASH)),
+    Column("size", lambda row: _kib(row.figures.facts.get("size_bytes")), unit="KiB", right=True),
+    Column("unit", lambda row: row.figures.facts.get("unit", DASH)),
+    Column("time", lambda row: _four_digits(row.figures.unit_ns), unit="ns", right=True),
+    Column("±", _number(lambda figures: _share(figures.unit_margin_ns, figures.unit_ns), ".2f"), unit="%", right=True),
+    Column("n", _number(lambda figures: figures.repetitions, "d"), right=True),
+)
 _WINDOWS: Column[_Row] = Column("windows", _number(lambda figures: figures.windows, "d"), right=True)
 _FLAGS: Column[_Row] = Column("flags", _remarks)
 
@@ -123,6 +147,8 @@ def _footnotes(rows: Iterable[Figures]) -> list[str]:
         notes.append("n: operations behind the quantiles; late: paced operations that started over 1 ms late")
     if any(figures.operations is not None and not figures.quantiles.keys() >= set(POINTS) for figures in kept):
         notes.append(f"{DASH} for a quantile q: fewer than 10 of the n operations lie above it, so it is not shown")
+    if any(figures.unit_ns is not None for figures in kept):
+        notes.append("time: of one unit, the mean of n repetitions; ±: half of its 95 % interval (Student's t)")
     if any(figures.flags for figures in kept):
         notes.append("flags: how many windows carry each, those of the drain included")
     if any(figures.left_out for figures in kept):

@@ -33,7 +33,7 @@ def _scaled_step(step: Step, scale: float, interval_ms: int) -> Step:
 
 
 def _scaled_parameters(parameters: Mapping[str, str], scale: float, interval_ms: int) -> dict[str, str]:
-    units = {"omit_ms": interval_ms, "file_bytes": _MIB}
+    units = {"omit_ms": interval_ms, "file_bytes": _MIB, "repetition_ms": 1}
     return {
         name: str(_up(int(value) * scale, units[name])) if name in units else value
         for name, value in parameters.items()

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
-import psutil
 from msgspec import Meta
 
 from cvmprobe.errors import UsageError
@@ -89,6 +88,8 @@ def size_of(parameters: ComputeParameters, caches: Path = _CACHES) -> int:
     sizes = _cache_bytes(caches)
     if parameters.level == "memory":
         last = sizes[max(sizes)] if sizes else 0
+        import psutil  # noqa: PLC0415 - the catalog is readable where the agent's extra is not installed
+
         free = psutil.virtual_memory().available // _SHARE_OF_FREE
         return min(max(_BEYOND * last, _SMALLEST_BYTES), _LARGEST_BYTES, free)
     level = int(parameters.level[1:])

@@ -5,7 +5,7 @@ from typing import Annotated, Final
 import typer
 
 from cvmprobe import __version__
-from cvmprobe.cli import agent, collector, config, get, run, snapshot, watch
+from cvmprobe.cli import agent, collector, config, get, probe, responder, run, snapshot, watch
 from cvmprobe.cli.program import PASS_ON
 
 __all__ = ["app"]
@@ -28,6 +28,10 @@ Look at a result again; or stay alive, and watch from another terminal:
     cvmprobe run quick --local --keep
 
     cvmprobe watch
+
+Measure one path by hand, between two machines:
+
+    cvmprobe responder          cvmprobe probe tcp-stream HOST --key KEY
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 only part of the result is there.
 """
@@ -53,6 +57,8 @@ def _common(
 app.command("run", help=run.HELP)(run.run)
 app.command("watch", help=watch.HELP)(watch.watch)
 app.add_typer(get.app, name="get")
+app.command("probe", help=probe.HELP, context_settings=PASS_ON, add_help_option=False)(probe.probe)
+app.command("responder", help=responder.HELP)(responder.responder)
 app.add_typer(snapshot.app, name="snapshot")
 app.add_typer(config.app, name="config")
 app.command("agent", help=agent.HELP, context_settings=PASS_ON, add_help_option=False)(agent.agent)

@@ -2,13 +2,24 @@
 
 import asyncio
 import signal
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from typing import Final
 
-__all__ = ["run_to_the_end"]
+__all__ = ["interrupts", "run_to_the_end"]
 
 _SIGNALS: Final = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+@contextmanager
+def interrupts(on_signal: Callable[[int], None]) -> Iterator[None]:
+    """Hand Ctrl-C and its kin to ``on_signal`` for as long as the block lasts; it must be quick."""
+    before = {number: signal.signal(number, lambda caught, _: on_signal(caught)) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def run_to_the_end(

@@ -16,7 +16,7 @@ from cvmprobe.model.endpoint import NodeTarget, VolumeTarget
 from cvmprobe.model.run import Run
 from cvmprobe.model.window import Probe
 
-__all__ = ["tables"]
+__all__ = ["summary_table", "tables"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +43,21 @@ def tables(rows: Mapping[Measurement, Figures], runs: Sequence[Run]) -> Renderab
     return Group(*parts)
 
 
-def _columns(rows: list[_Row]) -> list[Column[_Row]]:
+def summary_table(key: Measurement, figures: Figures) -> RenderableType:
+    """Return the figures of one measurement, whose places a person knows."""
+    notes = [Text(text, style="dim") for text in _footnotes([figures])]
+    return Group(tabulate(_columns([row := _Row(key, figures)], places=False), [row]), Text(), *notes)
+
+
+def _columns(rows: list[_Row], *, places: bool = True) -> list[Column[_Row]]:
     """Choose the columns these rows can fill."""
     if all(isinstance(row.key.target, NodeTarget) for row in rows):
-        return [_FROM, *_COMPUTE, _FLAGS]
+        return [*([_FROM] if places else []), *_COMPUTE, _FLAGS]
     disk = all(isinstance(row.key.target, VolumeTarget) for row in rows)
     latency = any(row.figures.operations is not None for row in rows)
     columns = [_trait(name) for name in differing([row.key for row in rows])]
-    columns += [_FROM, _VOLUME] if disk else [_FROM, _TO, _PATH]
+    if places:
+        columns += [_FROM, _VOLUME] if disk else [_FROM, _TO, _PATH]
     if any(row.figures.operations_per_s is not None for row in rows):
         columns.append(_IOPS if disk else _TRIPS)
     if any(row.figures.bytes_per_s is not None for row in rows):

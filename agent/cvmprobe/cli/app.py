@@ -5,7 +5,7 @@ from typing import Annotated, Final
 import typer
 
 from cvmprobe import __version__
-from cvmprobe.cli import agent, collector, config, get, probe, responder, run, snapshot, watch
+from cvmprobe.cli import agent, collector, config, doctor, get, probe, responder, run, snapshot, watch
 from cvmprobe.cli.program import PASS_ON
 
 __all__ = ["app"]
@@ -20,6 +20,12 @@ New here? Measure this machine first; it takes about a minute and needs neither 
 Measure the cluster of your kubeconfig, once cvmprobe is installed there:
 
     cvmprobe run quick --cluster
+
+Is this machine, or one of that cluster's, fit to be measured at all?
+
+    cvmprobe doctor
+
+    cvmprobe doctor --node NODE
 
 Look at a result again; or stay alive, and watch from another terminal:
 
@@ -56,6 +62,7 @@ def _common(
 
 app.command("run", help=run.HELP)(run.run)
 app.command("watch", help=watch.HELP)(watch.watch)
+app.command("doctor", help=doctor.HELP)(doctor.doctor)
 app.add_typer(get.app, name="get")
 app.command("probe", help=probe.HELP, context_settings=PASS_ON, add_help_option=False)(probe.probe)
 app.command("responder", help=responder.HELP)(responder.responder)

@@ -1,10 +1,10 @@
 """Facts as records: the keys people and programs see in json, yaml and csv; units stand in the names."""
 
 from cvmprobe.analysis import mean, quantiles
+from cvmprobe.analysis.diagnosis import environment_record
 from cvmprobe.cli.output import Record
 from cvmprobe.model.delivery import Gap, Hello
 from cvmprobe.model.endpoint import Target
-from cvmprobe.model.environment import Environment
 from cvmprobe.model.histogram import Histogram
 from cvmprobe.model.query import NodeStatus, ProbeStatus, Summary
 from cvmprobe.model.run import LeaseRecord, Run
@@ -79,7 +79,7 @@ def node_record(node: NodeStatus) -> Record:
         "pending_batches": node.pending,
         "lost_batches": node.lost,
         "probe_service_port": node.probe_service_port,
-        "environment": None if node.environment is None else _environment(node.environment),
+        "environment": None if node.environment is None else environment_record(node.environment),
     }
 
 
@@ -90,7 +90,7 @@ def hello_record(hello: Hello) -> Record:
         "version": hello.version,
         "boot_id": hello.boot_id,
         "start_id": hello.start_id,
-        "environment": _environment(hello.environment),
+        "environment": environment_record(hello.environment),
     }
 
 
@@ -190,21 +190,6 @@ def _shape(histogram: Histogram) -> dict[str, object]:
     known = quantiles(histogram, _QUANTILES)
     points = {f"p{q * 100:g}": known.get(q) for q in _QUANTILES}
     return {"count": histogram.count, "mean": mean(histogram), **points}
-
-
-def _environment(environment: Environment) -> dict[str, object]:
-    tee = environment.tee
-    return {
-        "tee": {
-            "kind": tee.kind.value,
-            "paravisor": tee.paravisor,
-            "vmpl": tee.vmpl,
-            "confidence": tee.confidence.value,
-            "attested": tee.attested,
-            "evidence": list(tee.evidence),
-        },
-        "facts": {fact.name: {"value": fact.value, "source": fact.source} for fact in environment.facts},
-    }
 
 
 def _lease(lease: LeaseRecord) -> dict[str, object]:

@@ -21,6 +21,7 @@
 #include "clock.h"
 #include "keepalive.h"
 #include "session.h"
+#include "socket_options.h"
 
 #define INITIATOR_PATIENCE_NS UINT64_C(2000000000) /* without any progress */
 #define INITIATOR_PAUSE_NS UINT64_C(10000000)      /* between two tries */
@@ -45,6 +46,8 @@ struct initiator {
     uint64_t retry_ns;
     uint64_t give_up_ns;
     int cause; /* -errno of the last try that failed */
+    struct refusal refused; /* what a kernel would not do for a data socket */
+    int refused_by_peer;
     /* the budget and the end */
     uint64_t reserved; /* atomic: payload bytes the senders have taken */
     uint64_t max_bytes;
@@ -116,6 +119,9 @@ static inline int initiator_connect(struct initiator *s)
     s->dialed++;
     if (fd < 0)
         return -errno;
+    int error = s->answered ? options_apply(fd, &s->terms, 0, &s->refused) : 0;
+    if (error)
+        return error;
     return connect(fd, (struct sockaddr *)&s->address, s->address_bytes) && errno != EINPROGRESS ? -errno : 0;
 }
 
@@ -172,6 +178,10 @@ static inline int initiator_read_reply(struct initiator *s, int fd)
         return 0;
     if (!reply_verify(&s->key, &s->reply, &s->hello))
         return -EBADMSG;
+    if (s->reply.refused_option) {
+        s->refused_by_peer = 1;
+        return option_refused(&s->refused, (enum socket_option)s->reply.refused_option, (int)s->reply.refused_errno);
+    }
     initiator_keep(s, fd);
     return 0;
 }

@@ -7,6 +7,19 @@ from cvmprobe.native.session cimport hello, results, session_key, session_terms
 from cvmprobe.native.worker cimport worker
 
 
+cdef extern from "socket_options.h" nogil:
+    enum:
+        OPTION_DSCP
+        OPTION_SNDBUF
+        OPTION_RCVBUF
+        OPTION_MSS
+        OPTION_RATE
+        OPTION_CONGESTION
+    struct refusal:
+        uint32_t option
+        uint32_t error
+
+
 cdef extern from "initiator.h" nogil:
     const uint64_t INITIATOR_DRAIN_NS
     struct initiator:
@@ -17,6 +30,8 @@ cdef extern from "initiator.h" nogil:
         uint32_t dialed
         uint32_t dials
         uint64_t max_bytes
+        refusal refused
+        int refused_by_peer
         uint32_t complete
         results results
         uint64_t *bins
@@ -39,3 +54,4 @@ cdef class Initiator(Engine):
     cdef bytearray _bins  # the session's
     cdef int _invite(self, uint8_t kind, dict terms, tuple session) except -1
     cdef int _raise_dial(self, int error) except -1
+    cdef int _raise_refused(self, str peer) except -1

@@ -11,19 +11,22 @@ from libc.errno cimport (
 )
 from libc.stdint cimport uint8_t, uint64_t
 
-from cvmprobe.errors import DeniedError, EngineError, UnreachableError, UsageError, WireError
+from cvmprobe.errors import DeniedError, EngineError, RefusedError, UnreachableError, UsageError, WireError
 
 from cvmprobe.native.engine cimport Engine
 from cvmprobe.native.initiator cimport (
-    initiator, initiator_await_results, initiator_close, initiator_dial, initiator_init, initiator_resolve,
+    OPTION_CONGESTION, OPTION_DSCP, OPTION_MSS, OPTION_RATE, OPTION_RCVBUF, OPTION_SNDBUF, initiator,
+    initiator_await_results, initiator_close, initiator_dial, initiator_init, initiator_resolve,
 )
 from cvmprobe.native.session cimport (
-    RESULT_BYTES, RESULT_CPU_NS, RESULT_DUPLICATES, RESULT_FIRST_NS, RESULT_JITTER_NS, RESULT_LAST_NS, RESULT_LOST,
-    RESULT_NODE_BASELINE_PPM, RESULT_NODE_BUSY_NS, RESULT_NODE_IRQ_NS, RESULT_NODE_SOFTIRQ_NS, RESULT_OPERATIONS,
-    RESULT_REORDERED, RESULT_REORDER_EXTENT, RESULT_RETRANSMITTED_SEGMENTS, RESULT_RUN_DELAY_NS, RESULT_SEND_ERRORS,
-    RESULT_SENT_BYTES, RESULT_SENT_OPERATIONS, RESULT_SOCKET_DROPS, RESULT_UNKNOWN, SERIES_BYTES, SERIES_COUNT,
-    SERIES_OPERATIONS, SERIES_SENT_BYTES, SERIES_SENT_OPERATIONS, session_bins, session_id_set, session_key_set,
-    session_terms_set, session_terms_sound,
+    RESULT_BUSY_NS, RESULT_BYTES, RESULT_CONGESTION, RESULT_CPU_NS, RESULT_DUPLICATES, RESULT_FIRST_NS,
+    RESULT_JITTER_NS, RESULT_LAST_NS, RESULT_LOST, RESULT_MIN_RTT_NS, RESULT_MSS_BYTES, RESULT_NODE_BASELINE_PPM,
+    RESULT_NODE_BUSY_NS, RESULT_NODE_IRQ_NS, RESULT_NODE_SOFTIRQ_NS, RESULT_OPERATIONS, RESULT_PATH_MTU_BYTES,
+    RESULT_REORDERED, RESULT_REORDERING_EVENTS, RESULT_REORDER_EXTENT, RESULT_RETRANSMITTED_SEGMENTS, RESULT_RTT_NS,
+    RESULT_RUN_DELAY_NS, RESULT_RWND_LIMITED_NS, RESULT_SEND_ERRORS, RESULT_SENT_BYTES, RESULT_SENT_OPERATIONS,
+    RESULT_SNDBUF_LIMITED_NS, RESULT_SOCKET_DROPS, RESULT_UNKNOWN, SERIES_BYTES, SERIES_COUNT, SERIES_OPERATIONS,
+    SERIES_SENT_BYTES, SERIES_SENT_OPERATIONS, SESSION_CONGESTION_BYTES, session_bins, session_id_set,
+    session_key_set, session_terms, session_terms_set, session_terms_sound,
 )
 from cvmprobe.native.worker cimport worker, worker_fail
 
@@ -54,12 +57,32 @@ RESULTS = {
     "node_irq_ns": RESULT_NODE_IRQ_NS,
     "node_softirq_ns": RESULT_NODE_SOFTIRQ_NS,
     "node_baseline_ppm": RESULT_NODE_BASELINE_PPM,
+    "busy_ns": RESULT_BUSY_NS,
+    "rwnd_limited_ns": RESULT_RWND_LIMITED_NS,
+    "sndbuf_limited_ns": RESULT_SNDBUF_LIMITED_NS,
+    "reordering_events": RESULT_REORDERING_EVENTS,
+    "rtt_ns": RESULT_RTT_NS,
+    "min_rtt_ns": RESULT_MIN_RTT_NS,
+    "path_mtu_bytes": RESULT_PATH_MTU_BYTES,
+    "mss_bytes": RESULT_MSS_BYTES,
 }
 SERIES = {
     "bytes": SERIES_BYTES,
     "operations": SERIES_OPERATIONS,
     "sent_bytes": SERIES_SENT_BYTES,
     "sent_operations": SERIES_SENT_OPERATIONS,
+}
+
+
+# What a kernel can refuse: in words, the term, what to do.
+OPTIONS = {
+    OPTION_DSCP: ("DSCP", "dscp", "ask for none"),
+    OPTION_SNDBUF: ("a send buffer of", "sndbuf_bytes", "ask for less, or raise net.core.wmem_max there"),
+    OPTION_RCVBUF: ("a receive buffer of", "rcvbuf_bytes", "ask for less, or raise net.core.rmem_max there"),
+    OPTION_MSS: ("an MSS of", "mss", "ask for 88 to 32767, or for none"),
+    OPTION_RATE: ("a pacing rate of", "rate_bytes_per_s", "ask for none"),
+    OPTION_CONGESTION: ("the congestion control", "congestion",
+                        "ask for one of its net.ipv4.tcp_allowed_congestion_control, or for none"),
 }
 
 
@@ -123,7 +146,18 @@ cdef class Initiator(Engine):
         if error in (-ECONNREFUSED, -ETIMEDOUT, -EHOSTUNREACH, -ENETUNREACH, -EADDRNOTAVAIL):
             raise UnreachableError(f"{peer}: nobody answers ({reason}); check that its agent runs and that no network "
                                    "policy stands between")
+        if self._session.refused.option:
+            self._raise_refused(peer)
         raise EngineError("connect", -error, f"dial {peer}")
+
+    cdef int _raise_refused(self, str peer) except -1:
+        cdef session_terms *t = &self._session.terms
+        values = {"dscp": t.dscp, "sndbuf_bytes": t.sndbuf_bytes, "rcvbuf_bytes": t.rcvbuf_bytes, "mss": t.mss,
+                  "rate_bytes_per_s": t.rate_bytes_per_s, "congestion": t.congestion.decode()}
+        who = f"{peer}: its kernel" if self._session.refused_by_peer else "the kernel here"
+        what, term, advice = OPTIONS[self._session.refused.option]
+        reason = os.strerror(self._session.refused.error)
+        raise RefusedError(f"{who} refuses {what} {values[term]} ({reason}): {advice}")
 
     cdef void _release(self) noexcept nogil:
         initiator_close(&self._session)
@@ -135,6 +169,14 @@ cdef class Initiator(Engine):
             return None
         counts = {name: self._session.results.counts[<int>what] for name, what in RESULTS.items()}
         return {name: count for name, count in counts.items() if count != RESULT_UNKNOWN}
+
+    @property
+    def responder_congestion_control(self):
+        """Name of the congestion control that the responder read back; None where it told none."""
+        if not self._session.complete or self._session.results.counts[<int>RESULT_CONGESTION] == RESULT_UNKNOWN:
+            return None
+        name = <char *>&self._session.results.counts[<int>RESULT_CONGESTION]
+        return name[:SESSION_CONGESTION_BYTES].partition(b"\0")[0].decode(errors="replace")
 
     @property
     def bins(self):

@@ -35,11 +35,13 @@ enum {
     URING_REGISTER_BUFFERS = 0,
     URING_REGISTER_FILES = 2,
     URING_REGISTER_RING_FDS = 20,
+    URING_OP_FSYNC = 3,
     URING_OP_READ_FIXED = 4,
     URING_OP_WRITE_FIXED = 5,
     URING_OP_READ = 22,
     URING_OP_WRITE = 23,
     URING_SQE_FIXED_FILE = 1u << 0,
+    URING_FSYNC_DATASYNC = 1u << 0,
 };
 #define URING_OFF_RINGS 0
 #define URING_OFF_SQES 0x10000000
@@ -229,18 +231,23 @@ static int uring_open(struct disk_queue *queue, const struct disk_target *target
     return error;
 }
 
-static void uring_put(struct disk_queue *queue, uint32_t slot, bool write, uint64_t offset)
+static void uring_put(struct disk_queue *queue, uint32_t slot, enum disk_operation operation, uint64_t offset)
 {
     struct uring *ring = (struct uring *)queue;
     uint32_t tail = *ring->sq_tail;
     struct uring_sqe *sqe = &ring->sqes[tail & ring->sq_mask];
     memset(sqe, 0, sizeof *sqe);
-    sqe->opcode = write ? ring->write_opcode : ring->read_opcode;
     sqe->flags = URING_SQE_FIXED_FILE;
-    sqe->offset = offset;
-    sqe->address = (uint64_t)(uintptr_t)(ring->target.buffers + (size_t)slot * ring->target.block_bytes);
-    sqe->length = ring->target.block_bytes;
     sqe->user_data = slot;
+    if (operation == DISK_SYNC) {
+        sqe->opcode = URING_OP_FSYNC;
+        sqe->rw_flags = ring->target.data_only ? URING_FSYNC_DATASYNC : 0;
+    } else {
+        sqe->opcode = operation == DISK_WRITE ? ring->write_opcode : ring->read_opcode;
+        sqe->offset = offset;
+        sqe->address = (uint64_t)(uintptr_t)(ring->target.buffers + (size_t)slot * ring->target.block_bytes);
+        sqe->length = ring->target.block_bytes;
+    }
     __atomic_store_n(ring->sq_tail, tail + 1, __ATOMIC_RELEASE);
     ring->queued++;
 }
@@ -260,9 +267,9 @@ static int uring_submit(struct disk_queue *queue)
     return 0;
 }
 
-static int uring_wait(struct uring *ring)
+static int uring_wait(struct uring *ring, uint64_t wait_ns)
 {
-    struct uring_timeout timeout = {.tv_sec = 0, .tv_nsec = DISK_WAIT_NS};
+    struct uring_timeout timeout = {.tv_sec = 0, .tv_nsec = (int64_t)wait_ns};
     struct uring_wait wait = {.timeout = (uint64_t)(uintptr_t)&timeout};
     uint32_t flags = ring->enter_flags | URING_ENTER_GETEVENTS | URING_ENTER_EXT_ARG;
     ring->queue.call = "io_uring_enter";
@@ -271,13 +278,13 @@ static int uring_wait(struct uring *ring)
     return errno == ETIME || errno == EINTR ? 0 : -errno;
 }
 
-static int uring_reap(struct disk_queue *queue, struct disk_completion out[DISK_BATCH])
+static int uring_reap(struct disk_queue *queue, struct disk_completion out[DISK_BATCH], uint64_t wait_ns)
 {
     struct uring *ring = (struct uring *)queue;
     uint32_t head = *ring->cq_head;
     uint32_t tail = __atomic_load_n(ring->cq_tail, __ATOMIC_ACQUIRE);
     if (head == tail) {
-        int error = uring_wait(ring);
+        int error = uring_wait(ring, wait_ns);
         if (error)
             return error;
         tail = __atomic_load_n(ring->cq_tail, __ATOMIC_ACQUIRE);
@@ -294,6 +301,8 @@ static int uring_reap(struct disk_queue *queue, struct disk_completion out[DISK_
 
 static const struct disk_backend IO_URING = {
     .name = "io_uring",
+    .capabilities = DISK_REGISTERS,
+    .max_depth = DISK_MAX_DEPTH,
     .state_bytes = sizeof(struct uring),
     .open = uring_open,
     .put = uring_put,

@@ -16,7 +16,7 @@ struct libaio {
     struct disk_queue queue;
     struct disk_target target;
     aio_context_t context;
-    struct iocb *blocks;   /* one per slot, filled once but for direction and offset */
+    struct iocb *blocks;   /* one per slot */
     struct iocb **pending; /* put, not yet submitted */
     uint32_t pending_count;
 };
@@ -49,22 +49,23 @@ static int libaio_open(struct disk_queue *queue, const struct disk_target *targe
         queue->call = "io_setup";
         return error;
     }
-    for (uint32_t slot = 0; slot < target->depth; slot++) {
-        struct iocb *block = &aio->blocks[slot];
-        block->aio_data = slot;
-        block->aio_fildes = (uint32_t)target->fd;
-        block->aio_buf = (uint64_t)(uintptr_t)(target->buffers + (size_t)slot * target->block_bytes);
-        block->aio_nbytes = target->block_bytes;
-    }
     return 0;
 }
 
-static void libaio_put(struct disk_queue *queue, uint32_t slot, bool write, uint64_t offset)
+/* A sync wants every other field to be 0. */
+static void libaio_put(struct disk_queue *queue, uint32_t slot, enum disk_operation operation, uint64_t offset)
 {
     struct libaio *aio = (struct libaio *)queue;
     struct iocb *block = &aio->blocks[slot];
-    block->aio_lio_opcode = write ? IOCB_CMD_PWRITE : IOCB_CMD_PREAD;
-    block->aio_offset = (int64_t)offset;
+    *block = (struct iocb){.aio_data = slot, .aio_fildes = (uint32_t)aio->target.fd};
+    if (operation == DISK_SYNC) {
+        block->aio_lio_opcode = aio->target.data_only ? IOCB_CMD_FDSYNC : IOCB_CMD_FSYNC;
+    } else {
+        block->aio_lio_opcode = operation == DISK_WRITE ? IOCB_CMD_PWRITE : IOCB_CMD_PREAD;
+        block->aio_buf = (uint64_t)(uintptr_t)(aio->target.buffers + (size_t)slot * aio->target.block_bytes);
+        block->aio_nbytes = aio->target.block_bytes;
+        block->aio_offset = (int64_t)offset;
+    }
     aio->pending[aio->pending_count++] = block;
 }
 
@@ -85,11 +86,11 @@ static int libaio_submit(struct disk_queue *queue)
     return 0;
 }
 
-static int libaio_reap(struct disk_queue *queue, struct disk_completion out[DISK_BATCH])
+static int libaio_reap(struct disk_queue *queue, struct disk_completion out[DISK_BATCH], uint64_t wait_ns)
 {
     struct libaio *aio = (struct libaio *)queue;
     struct io_event events[DISK_BATCH];
-    struct timespec timeout = {.tv_sec = 0, .tv_nsec = DISK_WAIT_NS};
+    struct timespec timeout = {.tv_sec = 0, .tv_nsec = (long)wait_ns};
     queue->call = "io_getevents";
     long count = syscall(__NR_io_getevents, aio->context, 1L, (long)DISK_BATCH, events, &timeout);
     if (count < 0)
@@ -103,6 +104,7 @@ static int libaio_reap(struct disk_queue *queue, struct disk_completion out[DISK
 
 static const struct disk_backend LIBAIO = {
     .name = "libaio",
+    .max_depth = DISK_MAX_DEPTH,
     .state_bytes = sizeof(struct libaio),
     .open = libaio_open,
     .put = libaio_put,

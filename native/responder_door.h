@@ -14,6 +14,7 @@
 #include "admission.h"
 #include "keepalive.h"
 #include "responder_session.h"
+#include "socket_options.h"
 
 #define RESPONDER_MAX_HANDSHAKES 128
 #define RESPONDER_MAX_SESSIONS 256
@@ -155,6 +156,19 @@ static inline int responder_reply(const struct admission *a, const struct handsh
     return send(c->fd, &reply, sizeof reply, MSG_NOSIGNAL) == sizeof reply ? 0 : -EPIPE;
 }
 
+/* Give a data socket what the terms ask; what the kernel refuses is told to the initiator. Returns 0 or -errno. */
+static inline int responder_set_options(const struct session *s, const struct admission *a, const struct handshake *c,
+                                        const struct hello *h)
+{
+    struct refusal refused = {0};
+    int error = options_apply(c->fd, &s->terms, 1, &refused);
+    if (!error)
+        return 0;
+    struct reply reply = reply_refusing(&a->key, h, refused.option, refused.error);
+    send(c->fd, &reply, sizeof reply, MSG_NOSIGNAL);
+    return error;
+}
+
 static inline int responder_start_service(struct responder *r, const struct admission *a, const struct handshake *c,
                                           const struct hello *h)
 {
@@ -163,7 +177,9 @@ static inline int responder_start_service(struct responder *r, const struct admi
         s->services[h->index - 1].fd >= 0)
         return -ENOENT;
     fcntl(c->fd, F_SETFL, fcntl(c->fd, F_GETFL) & ~O_NONBLOCK);
-    int error = responder_reply(a, c, h);
+    int error = responder_set_options(s, a, c, h);
+    if (!error)
+        error = responder_reply(a, c, h);
     return error ? error : session_serve(s, h->index, c->fd);
 }
 

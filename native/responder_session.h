@@ -96,8 +96,12 @@ static inline int session_send(const struct session *s, const void *data, size_t
 static inline uint64_t session_join(enum session_result what, uint64_t so_far, uint64_t part)
 {
     switch (what) {
-    case RESULT_LAST_NS: case RESULT_REORDER_EXTENT: case RESULT_JITTER_NS:
+    case RESULT_LAST_NS: case RESULT_REORDER_EXTENT: case RESULT_JITTER_NS: case RESULT_RTT_NS:
         return so_far == RESULT_UNKNOWN || (part != RESULT_UNKNOWN && part > so_far) ? part : so_far;
+    case RESULT_MIN_RTT_NS: case RESULT_PATH_MTU_BYTES: case RESULT_MSS_BYTES:
+        return part < so_far ? part : so_far; /* unknown is the largest */
+    case RESULT_CONGESTION: case RESULT_CONGESTION_REST: /* text, the same for all */
+        return so_far;
     default:
         return so_far == RESULT_UNKNOWN || part == RESULT_UNKNOWN ? RESULT_UNKNOWN : so_far + part;
     }
@@ -106,7 +110,8 @@ static inline uint64_t session_join(enum session_result what, uint64_t so_far, u
 /* Add up what the services counted and send it; all of them saw FIN. */
 static inline void session_send_results(struct session *s)
 {
-    uint64_t first_ns = __atomic_load_n(&s->tally.first_ns, __ATOMIC_RELAXED);
+    uint64_t came_ns = __atomic_load_n(&s->tally.first_ns, __ATOMIC_RELAXED);
+    uint64_t first_ns = came_ns ? came_ns : __atomic_load_n(&s->tally.first_sent_ns, __ATOMIC_RELAXED);
     uint64_t *bins = s->bins + s->terms.sockets * s->bins_each;
     struct results r = {.bins = (uint16_t)session_bins(s->control.kind, &s->terms)};
     memcpy(r.counts, s->services[0].counts, sizeof r.counts);
@@ -167,7 +172,8 @@ static inline struct session *session_new(const struct hello *control, const str
                           .setup_until_ns = now_ns + SESSION_SETUP_NS, .tally.running = 1};
     for (uint32_t i = 0; i < terms->sockets; i++) {
         services[i] = (struct service){.session = s, .terms = &s->terms, .tally = &s->tally, .fd = -1,
-                                       .bins = room + i * bins_each, .bin_count = (uint32_t)bins};
+                                       .bins = room + i * bins_each,
+                                       .intervals = {.terms = &s->terms, .count = (uint32_t)bins}};
         memset(services[i].counts, 0xff, sizeof services[i].counts); /* unknown until somebody counts it */
         services[i].counts[RESULT_BYTES] = services[i].counts[RESULT_OPERATIONS] = 0;
         services[i].counts[RESULT_SENT_BYTES] = services[i].counts[RESULT_SENT_OPERATIONS] = 0;

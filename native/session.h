@@ -9,16 +9,20 @@
  *         | sockets | direction | wait | receive | dscp | offload | 0 | interval_ms | duration_ms | request_bytes |
  *         20               24             28             32    36  40                 48           56           72  96
  *         | response_bytes | sndbuf_bytes | rcvbuf_bytes | mss | 0 | rate_bytes_per_s | byte_limit | congestion | 0 |
- * reply   0      4         5      6       8               24  32    64
- *         | CVMR | version | kind | index | hello's nonce | 0 | mac |
- * results 0      4         5      6      8               24  32                       288   320
+ * reply   0      4         5      6       8               24               28              32    64
+ *         | CVMR | version | kind | index | hello's nonce | refused option | refused errno | mac |
+ * results 0      4         5      6      8               24  32                       416   448
  *         | CVMT | version | kind | bins | control nonce | 0 | counts, one per result | mac | bins of all series
  *
  * macs are HMAC-SHA256 under the session's key: of the hello up to its mac, and the terms; of the reply up to its mac,
  * and the hello's mac; of the results up to their mac, and the bins. A hello's nonce is accepted once; a retry has
  * a new one. A count that nobody knows is RESULT_UNKNOWN. A bin is a u64: what was counted in one interval since the
  * session's first payload byte, on the responder's clock; the last bin holds what came after the deadline, so the bins
- * of a series add up to its total. What is sent or received is seen from the responder.
+ * of a series add up to its total. What is sent or received is seen from the responder. A reply that names an option
+ * (socket_options.h) says that the responder's kernel refused it; that socket is then closed, others are 0.
+ *
+ * Of a stream's data sockets the responder sends on none (forward), all (reverse) or the second half (both); there the
+ * initiator says one byte when it starts, and FIN once it has read the responder's.
  */
 #ifndef CVMPROBE_SESSION_H
 #define CVMPROBE_SESSION_H
@@ -73,7 +77,18 @@ enum session_result {
     RESULT_NODE_IRQ_NS,
     RESULT_NODE_SOFTIRQ_NS,
     RESULT_NODE_BASELINE_PPM, /* busy share of all CPUs before the first payload byte */
-    RESULT_COUNTS = 32,       /* with room for more */
+    /* of the connections the responder sends on, as its kernel last said (tcp_path.h) */
+    RESULT_BUSY_NS,
+    RESULT_RWND_LIMITED_NS,
+    RESULT_SNDBUF_LIMITED_NS,
+    RESULT_REORDERING_EVENTS,
+    RESULT_RTT_NS,     /* the longest */
+    RESULT_MIN_RTT_NS, /* the shortest */
+    RESULT_PATH_MTU_BYTES, /* the smallest; so of the MSS */
+    RESULT_MSS_BYTES,
+    RESULT_CONGESTION, /* name of the congestion control, 8 bytes of text in each of two counts */
+    RESULT_CONGESTION_REST,
+    RESULT_COUNTS = 48, /* with room for more */
 };
 #define RESULT_UNKNOWN UINT64_MAX
 
@@ -126,7 +141,8 @@ struct reply {
     uint8_t kind;
     uint16_t index;
     uint8_t nonce[SESSION_NONCE_BYTES];
-    uint8_t zero[8];
+    uint32_t refused_option; /* enum socket_option; 0: none was */
+    uint32_t refused_errno;
     uint8_t mac[SHA256_BYTES];
 };
 
@@ -145,7 +161,7 @@ _Static_assert(sizeof(struct hello) == 96 && offsetof(struct hello, mac) == 64, 
 _Static_assert(offsetof(struct hello, session_id) == 8 && offsetof(struct hello, terms_bytes) == 56, "hello as drawn");
 _Static_assert(sizeof(struct session_terms) == 96 && offsetof(struct session_terms, rate_bytes_per_s) == 40, "terms as drawn");
 _Static_assert(sizeof(struct reply) == 64 && offsetof(struct reply, mac) == 32, "reply as drawn");
-_Static_assert(sizeof(struct results) == 320 && offsetof(struct results, counts) == 32, "results as drawn");
+_Static_assert(sizeof(struct results) == 448 && offsetof(struct results, counts) == 32, "results as drawn");
 _Static_assert(sizeof(struct session_terms) <= SESSION_MAX_TERMS, "terms fit");
 
 static inline int session_is_zero(const uint8_t *bytes, size_t size)
@@ -185,11 +201,18 @@ static inline int session_terms_sound(uint8_t kind, const struct session_terms *
         return 0;
     switch (kind) {
     case KIND_TCP_STREAM:
-        return t->duration_ms && !t->response_bytes && t->sockets <= SESSION_MAX_STREAMS;
+        return t->duration_ms && !t->response_bytes && t->sockets <= SESSION_MAX_STREAMS &&
+               (t->direction != DIRECTION_BOTH || t->sockets % 2 == 0);
     case KIND_TCP_RR:
         return t->response_bytes > 0;
     }
     return 0;
+}
+
+/* Whether the responder sends the payload of this data socket of a stream. */
+static inline int session_responder_sends(const struct session_terms *t, uint32_t index)
+{
+    return t->direction == DIRECTION_REVERSE || (t->direction == DIRECTION_BOTH && index > t->sockets / 2u);
 }
 
 /* Look at the first `received` bytes of a socket.
@@ -254,19 +277,27 @@ static inline void reply_mac(const struct session_key *k, const struct reply *r,
     hmac_final(&m, mac);
 }
 
-/* The one answer to a hello. */
-static inline struct reply reply_to(const struct session_key *k, const struct hello *h)
+/* The answer to a right hello whose terms the kernel refused: an option and a positive errno. */
+static inline struct reply reply_refusing(const struct session_key *k, const struct hello *h, uint32_t option,
+                                          uint32_t error)
 {
-    struct reply r = {.magic = {'C', 'V', 'M', 'R'}, .version = SESSION_VERSION, .kind = h->kind, .index = h->index};
+    struct reply r = {.magic = {'C', 'V', 'M', 'R'}, .version = SESSION_VERSION, .kind = h->kind, .index = h->index,
+                      .refused_option = option, .refused_errno = error};
     memcpy(r.nonce, h->nonce, sizeof r.nonce);
     reply_mac(k, &r, h, r.mac);
     return r;
 }
 
-/* Whether `r` is that answer: it can only come from who knows the key and has seen this hello. */
+/* The answer to a right hello. */
+static inline struct reply reply_to(const struct session_key *k, const struct hello *h)
+{
+    return reply_refusing(k, h, 0, 0);
+}
+
+/* Whether `r` is one of these answers: it can only come from who knows the key and has seen this hello. */
 static inline int reply_verify(const struct session_key *k, const struct reply *r, const struct hello *h)
 {
-    struct reply expected = reply_to(k, h);
+    struct reply expected = reply_refusing(k, h, r->refused_option, r->refused_errno);
     return !memcmp(r, &expected, offsetof(struct reply, mac)) && hmac_equal(r->mac, expected.mac);
 }
 

@@ -54,6 +54,15 @@ cdef extern from "session.h" nogil:
         RESULT_NODE_IRQ_NS
         RESULT_NODE_SOFTIRQ_NS
         RESULT_NODE_BASELINE_PPM
+        RESULT_BUSY_NS
+        RESULT_RWND_LIMITED_NS
+        RESULT_SNDBUF_LIMITED_NS
+        RESULT_REORDERING_EVENTS
+        RESULT_RTT_NS
+        RESULT_MIN_RTT_NS
+        RESULT_PATH_MTU_BYTES
+        RESULT_MSS_BYTES
+        RESULT_CONGESTION
         SERIES_BYTES
         SERIES_OPERATIONS
         SERIES_SENT_BYTES
@@ -90,6 +99,7 @@ cdef extern from "session.h" nogil:
         uint16_t bins
         uint64_t *counts
     uint32_t session_bins(uint8_t kind, const session_terms *t)
+    bint session_responder_sends(const session_terms *t, uint32_t index)
     int session_terms_sound(uint8_t kind, const session_terms *t)
     int hello_measure(const uint8_t *data, size_t received)
     size_t hello_pack(uint8_t *out, const session_key *k, hello h, const session_terms *terms)

@@ -71,12 +71,12 @@ def run_ours(path: Path, mode: Mode, seconds: float) -> dict[str, float]:
     """Measure with our engine."""
     fd = os.open(path, os.O_RDWR | os.O_DIRECT)
     engine = Disk(
-        fd=fd,
+        fds=[fd],
         file_bytes=FILE_BYTES,
         block_bytes=BLOCK_BYTES,
         depth=mode.depth,
         engine=mode.engine,
-        write=mode.kind == "randwrite",
+        read_percent=0 if mode.kind == "randwrite" else 100,
         max_write_bytes=1 << 50,
         seed=int.from_bytes(os.urandom(8), "little"),
         duration_ms=int(seconds * 1000),

@@ -3,15 +3,20 @@
  *     KNOWN_SETUP_FLAGS   io_uring_setup refuses every other flag with EINVAL, as kernels before the flag do
  *     HIDDEN_FEATURES     bits that io_uring_setup does not report
  *     EVENT_RESULT        what io_getevents reports for each operation: bytes, or -errno
+ *     STALL_MS            how long pread of a block sleeps before it reads
+ *     THREADS             how many more threads may be made: then pthread_create says EAGAIN
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <linux/aio_abi.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
+#include <sys/types.h>
+#include <unistd.h>
 
 enum { IO_URING_SETUP = 425, FLAGS = 2, FEATURES = 5 }; /* the latter as u32 index into io_uring_params */
 
@@ -38,4 +43,27 @@ long syscall(long number, ...)
         for (long i = 0; i < done; i++)
             ((struct io_event *)a[3])[i].res = strtol(result, NULL, 0);
     return done;
+}
+
+int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*start)(void *), void *argument)
+{
+    static int (*next)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+    static long made;
+    if (!next)
+        next = (int (*)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *))dlsym(RTLD_NEXT, "pthread_create");
+    const char *threads = getenv("THREADS");
+    if (threads && made++ >= strtol(threads, NULL, 0))
+        return EAGAIN;
+    return next(thread, attributes, start, argument);
+}
+
+ssize_t pread64(int fd, void *buffer, size_t bytes, off64_t offset)
+{
+    static ssize_t (*next)(int, void *, size_t, off64_t);
+    if (!next)
+        next = (ssize_t (*)(int, void *, size_t, off64_t))dlsym(RTLD_NEXT, "pread64");
+    const char *stall_ms = getenv("STALL_MS");
+    if (stall_ms && bytes >= 4096) /* what is smaller is the agent reading counters */
+        usleep((useconds_t)strtoul(stall_ms, NULL, 0) * 1000);
+    return next(fd, buffer, bytes, offset);
 }

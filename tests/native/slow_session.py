@@ -15,8 +15,10 @@ KINDS = {"tcp_stream": 1, "tcp_rr": 2, "tcp_crr": 3, "udp_rr": 4, "udp_stream": 
 VERSION = 2
 HELLO = "<4sBBH16s16s16sH6s"
 TERMS = "<HBBBBBxIIIIIIIxxxxQQ16s24x"
-REPLY = "<4sBBH16s8x"
-RESULTS = "<4sBBH16s8x32Q"
+REPLY = "<4sBBH16sII"
+RESULTS = "<4sBBH16s8x48Q"
+RESULT_COUNTS = 48
+RESULT_BYTES = struct.calcsize(RESULTS)
 UNKNOWN = 2**64 - 1
 SERIES = 4
 PATIENCE_S = 30
@@ -78,14 +80,14 @@ class Ticket:
         )
         return head + mac(self.key, head, tail) + tail
 
-    def reply(self, hello: bytes) -> bytes:
+    def reply(self, hello: bytes, refused: tuple[int, int] = (0, 0)) -> bytes:
         index, nonce = struct.unpack_from("<H", hello, 6)[0], hello[24:40]
-        head = struct.pack(REPLY, b"CVMR", VERSION, KINDS[self.probe], index, nonce)
+        head = struct.pack(REPLY, b"CVMR", VERSION, KINDS[self.probe], index, nonce, *refused)
         return head + mac(self.key, head, hello[64:96])
 
     def results(self, control_nonce: bytes, counts: tuple[int, ...], bins: list[int]) -> bytes:
         """Sealed results: ``counts`` as far as they are known, ``bins`` of the first series, the others zero."""
-        known = (*counts, *[UNKNOWN] * (32 - len(counts)))
+        known = (*counts, *[UNKNOWN] * (RESULT_COUNTS - len(counts)))
         head = struct.pack(RESULTS, b"CVMT", VERSION, KINDS[self.probe], len(bins), control_nonce, *known)
         tail = struct.pack(f"<{SERIES * len(bins)}Q", *bins, *[0] * ((SERIES - 1) * len(bins)))
         return head + mac(self.key, head, tail) + tail
@@ -146,13 +148,13 @@ class SlowInitiator:
         return self.read_results()
 
     def read_results(self) -> tuple[tuple[int, ...], list[int]] | None:
-        head = read_exactly(self.control, 320)
-        if len(head) < 320:
+        head = read_exactly(self.control, RESULT_BYTES + 32)
+        if len(head) < RESULT_BYTES + 32:
             return None
         magic, version, kind, bins, nonce, *counts = struct.unpack_from(RESULTS, head)
         assert (magic, version, kind, nonce) == (b"CVMT", VERSION, KINDS[self.ticket.probe], self.nonce)
         tail = read_exactly(self.control, 8 * bins * SERIES)
-        assert head[288:] == mac(self.ticket.key, head[:288], tail)
+        assert head[RESULT_BYTES:] == mac(self.ticket.key, head[:RESULT_BYTES], tail)
         return tuple(counts), list(struct.unpack_from(f"<{bins}Q", tail))
 
     def close(self) -> None:

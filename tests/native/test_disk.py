@@ -2,20 +2,20 @@
 
 import collections
 import errno
-import fcntl
 import os
 import time
 from pathlib import Path
 
 import pytest
 from tests.native.leaks import descriptors, threads
+from tests.native.pipes import packet_pipe
 
 from cvmprobe.errors import EngineError, UnsoundError, UsageError
 from cvmprobe.native.disk import Disk
 
 MIB = 1 << 20
 BLOCK = 4096
-ENGINES = ["io_uring", "libaio"]
+ENGINES = ["io_uring", "libaio", "threads", "sync"]
 FAILURES = ("short_transfers", "io_errors", "space_errors", "other_errors", "abandoned_operations")
 
 
@@ -36,13 +36,6 @@ def stalled():
     yield reading, writing
     for fd in (reading, writing):
         os.close(fd)
-
-
-def packet_pipe():
-    """Both ends of a pipe that passes for a file with direct I/O: one read takes one write."""
-    reading, writing = os.pipe2(os.O_DIRECT)
-    fcntl.fcntl(reading, fcntl.F_SETFL, os.O_DIRECT)
-    return reading, writing
 
 
 class SplitMix:
@@ -71,7 +64,7 @@ def blocks_of(file):
 def test_bytes_read_are_those_the_kernel_charged_us_for(make_scratch, engine, depth):
     file = make_scratch()
     before = kernel_read_bytes()
-    with_disk = Disk(fd=file.fd, file_bytes=file.size_bytes, depth=depth, engine=engine, duration_ms=100)
+    with_disk = Disk(fds=[file.fd], file_bytes=file.size_bytes, depth=depth, engine=engine, duration_ms=100)
     last = finish(with_disk)
     charged = kernel_read_bytes() - before
     counted = last.counters["read_bytes"]
@@ -90,7 +83,7 @@ def kernel_read_bytes():
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_operation_is_in_counter_histograms_and_ring(make_scratch, engine):
     file = make_scratch()
-    with_disk = Disk(fd=file.fd, file_bytes=file.size_bytes, engine=engine, ring_rows=1 << 17, duration_ms=100)
+    with_disk = Disk(fds=[file.fd], file_bytes=file.size_bytes, engine=engine, ring_rows=1 << 17, duration_ms=100)
     last = finish(with_disk)
     reads = last.counters["reads"]
     rows, overwritten = with_disk.drain_samples()
@@ -106,7 +99,7 @@ def test_rows_tell_start_latency_kind_and_slot(make_scratch):
     file = make_scratch()
     depth = 4
     with_disk = Disk(
-        fd=file.fd, file_bytes=MIB, depth=depth, write=True, max_write_bytes=64 * BLOCK, ring_rows=64, seed=1
+        fds=[file.fd], file_bytes=MIB, depth=depth, read_percent=0, max_write_bytes=64 * BLOCK, ring_rows=64, seed=1
     )
     last = finish(with_disk)
     rows, overwritten = with_disk.drain_samples()
@@ -127,10 +120,10 @@ def test_writes_change_exactly_the_blocks_that_were_drawn(make_scratch, engine):
     before = blocks_of(file)
     last = finish(
         Disk(
-            fd=file.fd,
+            fds=[file.fd],
             file_bytes=file.size_bytes,
             depth=depth,
-            write=True,
+            read_percent=0,
             max_write_bytes=count * BLOCK + 5,
             engine=engine,
             seed=seed,
@@ -157,7 +150,7 @@ def test_writes_reach_every_block_evenly(make_scratch):
     file = make_scratch(MIB)
     blocks, count = MIB // BLOCK, 100 * MIB // BLOCK
     before = blocks_of(file)
-    finish(Disk(fd=file.fd, file_bytes=MIB, write=True, max_write_bytes=count * BLOCK, seed=3))
+    finish(Disk(fds=[file.fd], file_bytes=MIB, read_percent=0, max_write_bytes=count * BLOCK, seed=3))
     assert all(old != new for old, new in zip(before, blocks_of(file), strict=True))
     oracle = SplitMix(3)
     drawn = collections.Counter(oracle.draw() * blocks >> 64 for _ in range(count))
@@ -168,7 +161,7 @@ def test_writes_reach_every_block_evenly(make_scratch):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_intervals_add_up_to_the_total(make_scratch, engine):
     file = make_scratch()
-    with_disk = Disk(fd=file.fd, file_bytes=file.size_bytes, engine=engine, duration_ms=150)
+    with_disk = Disk(fds=[file.fd], file_bytes=file.size_bytes, engine=engine, duration_ms=150)
     with_disk.arm()
     with_disk.start()
     shots = [with_disk.snapshot(with_disk.started_ns + k * 20_000_000) for k in range(1, 8)]
@@ -185,14 +178,14 @@ def test_intervals_add_up_to_the_total(make_scratch, engine):
 
 def test_facts_tell_how_it_was_done(make_scratch):
     file = make_scratch(MIB)
-    with_disk = Disk(fd=file.fd, file_bytes=MIB, engine="libaio", notes={"filesystem": "ext4"})
+    with_disk = Disk(fds=[file.fd], file_bytes=MIB, engine="libaio", notes={"filesystem": "ext4"})
     with_disk.arm()
-    assert with_disk.facts == {"placement": "inherit", "filesystem": "ext4", "engine": "libaio"}
+    assert with_disk.facts == {"placement": "inherit", "filesystem": "ext4", "engine": "libaio", "depth": "32"}
     with_disk.close()
 
 
 def test_stop_does_not_wait_for_a_device_that_does_not_answer(stalled):
-    with_disk = Disk(fd=stalled[0], file_bytes=MIB, depth=8, engine="io_uring")
+    with_disk = Disk(fds=[stalled[0]], file_bytes=MIB, depth=8, engine="io_uring")
     with_disk.arm()
     with_disk.start()
     with_disk.snapshot(with_disk.started_ns + 10_000_000)
@@ -209,7 +202,7 @@ def test_stop_does_not_wait_for_a_device_that_does_not_answer(stalled):
 
 def test_short_transfers_are_counted_and_are_no_reads(stalled):
     reading, writing = stalled
-    with_disk = Disk(fd=reading, file_bytes=MIB, depth=2, engine="io_uring")
+    with_disk = Disk(fds=[reading], file_bytes=MIB, depth=2, engine="io_uring")
     with_disk.arm()
     with_disk.start()
     os.write(writing, b"x" * 100)
@@ -228,7 +221,7 @@ def test_short_transfers_are_counted_and_are_no_reads(stalled):
 def test_a_file_that_only_gives_short_transfers_ends_the_engine():
     reading, writing = packet_pipe()
     os.close(writing)  # every read returns 0 bytes
-    with_disk = Disk(fd=reading, file_bytes=MIB, depth=2, engine="io_uring")
+    with_disk = Disk(fds=[reading], file_bytes=MIB, depth=2, engine="io_uring")
     last = finish(with_disk)
     with_disk.close()
     os.close(reading)
@@ -241,7 +234,7 @@ def test_the_errno_of_failing_operations_is_kept(disk_dir, engine, call):
     path = disk_dir / "write-only"
     path.write_bytes(bytes(MIB))
     fd = os.open(path, os.O_WRONLY | os.O_DIRECT)
-    with_disk = Disk(fd=fd, file_bytes=MIB, depth=1, engine=engine)
+    with_disk = Disk(fds=[fd], file_bytes=MIB, depth=1, engine=engine)
     last = finish(with_disk)
     with_disk.close()
     os.close(fd)
@@ -254,12 +247,12 @@ def test_a_file_without_direct_io_is_unsound(tmp_path):
     path = tmp_path / "cached"
     path.write_bytes(bytes(MIB))
     with path.open("rb") as file, pytest.raises(UnsoundError, match="direct I/O"):
-        Disk(fd=file.fileno(), file_bytes=MIB).arm()
+        Disk(fds=[file.fileno()], file_bytes=MIB).arm()
 
 
 def test_a_descriptor_that_is_not_open_is_named():
     with pytest.raises(EngineError, match="descriptor 999999") as refusal:
-        Disk(fd=999_999, file_bytes=MIB).arm()
+        Disk(fds=[999_999], file_bytes=MIB).arm()
     assert refusal.value.errno == errno.EBADF
 
 
@@ -277,14 +270,14 @@ def test_a_descriptor_that_is_not_open_is_named():
     ],
 )
 def test_values_out_of_range_are_named(name, value):
-    arguments = {"fd": 0, "file_bytes": MIB, name: value}
+    arguments = {"fds": [0], "file_bytes": MIB, name: value}
     with pytest.raises(UsageError, match=f"{name}.*{value}"):
         Disk(**arguments)
 
 
 def test_too_much_memory_is_refused():
-    with pytest.raises(UsageError, match="depth 1024 x block_bytes 1048576"):
-        Disk(fd=0, file_bytes=MIB, depth=1024, block_bytes=MIB)
+    with pytest.raises(UsageError, match="1 workers x depth 1024 x block_bytes 1048576"):
+        Disk(fds=[0], file_bytes=MIB, depth=1024, block_bytes=MIB)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -294,7 +287,7 @@ def test_nothing_is_left_of_an_engine(make_scratch, engine, ending):
 
     def once():
         size = 256 * MIB if ending == "failed" else MIB  # reads past the end are short: the engine fails
-        with_disk = Disk(fd=file.fd, file_bytes=size, depth=32, block_bytes=MIB // 32, engine=engine)
+        with_disk = Disk(fds=[file.fd], file_bytes=size, depth=32, block_bytes=MIB // 32, engine=engine)
         if ending == "idle":
             return with_disk.close()
         with_disk.arm()

@@ -18,7 +18,7 @@ from cvmprobe.native.disk import Disk
 
 def measure(path, engine):
     fd = os.open(path, os.O_RDWR | os.O_DIRECT)
-    disk = Disk(fd=fd, file_bytes=1 << 20, engine=engine, duration_ms=20)
+    disk = Disk(fds=[fd], file_bytes=1 << 20, engine=engine, duration_ms=20)
     try:
         disk.arm()
     except EngineError as error:
@@ -35,6 +35,22 @@ measure(*sys.argv[1:])
 """
 
 pytestmark = pytest.mark.skipif("io_setup" not in NUMBERS, reason="system call numbers of this machine are not listed")
+
+
+STOP = """
+import os, sys, time
+from cvmprobe.native.disk import Disk
+
+fd = os.open(sys.argv[1], os.O_RDONLY | os.O_DIRECT)
+disk = Disk(fds=[fd], file_bytes=1 << 20, depth=4, engine="threads")
+disk.arm()
+disk.start()
+disk.snapshot(disk.started_ns + 10_000_000)
+began = time.monotonic()
+disk.stop()
+print(time.monotonic() - began < 2, disk.snapshot().counters["abandoned_operations"])
+disk.close()
+"""
 
 
 @pytest.fixture
@@ -70,9 +86,23 @@ def test_an_errno_that_is_no_refusal_is_not_hidden_by_a_fallback(measure, name):
     assert measure(f"refuse('io_uring_setup', {getattr(errno, name)})", "auto") == f"io_uring_setup {name}"
 
 
-def test_both_refused_is_an_error(measure):
+def test_where_both_are_refused_threads_make_the_calls_and_every_errno_is_kept(measure):
     refusals = f"refuse('io_uring_setup', {errno.ENOSYS})\nrefuse('io_setup', {errno.EPERM})"
-    assert measure(refusals, "auto") == "io_setup EPERM"
+    assert measure(refusals, "auto") == (
+        "threads no io_uring: io_uring_setup: ENOSYS (errno 38), no libaio: io_setup: EPERM (errno 1) None True None"
+    )
+
+
+def test_libaio_whose_contexts_are_used_up_is_not_to_be_had(measure):
+    refusals = f"refuse('io_uring_setup', {errno.EPERM})\nrefuse('io_setup', {errno.EAGAIN})"
+    assert "no libaio: io_setup: EAGAIN (errno 11)" in measure(refusals, "auto")
+
+
+def test_without_any_thread_to_spare_the_worker_makes_the_calls_itself(measure, preload):
+    refusals = f"refuse('io_uring_setup', {errno.EPERM})\nrefuse('io_setup', {errno.EPERM})"
+    printed = measure(refusals, "auto", LD_PRELOAD=preload, THREADS="1")
+    assert printed.startswith("sync no io_uring: ")
+    assert printed.endswith("no threads: pthread_create: EAGAIN (errno 11) None True None")
 
 
 def test_buffers_beyond_the_memory_lock_limit_are_used_unregistered(measure):
@@ -116,6 +146,12 @@ def test_an_io_uring_whose_waits_cannot_time_out_is_not_used(measure, preload):
     extended_arguments = 1 << 8
     printed = measure("", "auto", LD_PRELOAD=preload, HIDDEN_FEATURES=str(extended_arguments))
     assert printed.startswith("libaio no io_uring: io_uring_setup: ENOSYS")
+
+
+def test_stop_does_not_wait_for_a_pool_whose_calls_do_not_return(make_scratch, preload):
+    file = make_scratch(1 << 20)
+    printed = run_refused(STOP, f"/proc/{os.getpid()}/fd/{file.fd}", LD_PRELOAD=preload, STALL_MS="4000")
+    assert printed == "True 4\n"
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """One execution of the disk probe, from its parameters to its windows."""
 
 import itertools
+import os
+import re
 from pathlib import Path
 
 import pytest
 
-from cvmprobe.errors import EngineError, UsageError
+from cvmprobe.errors import EngineError, UnsoundError, UsageError
 from cvmprobe.model.endpoint import Endpoint, Role, VolumeTarget
 from cvmprobe.model.window import Direction, Flag, Instance, Phase, Probe
 from cvmprobe.probes.catalog import prepare
@@ -45,7 +47,7 @@ def run(asked):
     return seen, execution.result()
 
 
-@pytest.mark.parametrize("engine", ["io_uring", "libaio"])
+@pytest.mark.parametrize("engine", ["io_uring", "libaio", "threads", "sync"])
 def test_windows_add_up_to_the_totals(disk_dir, engine):
     seen, result = run(setup(disk_dir, engine=engine, omit_ms=50, raw_samples=True))
     assert result.error is None
@@ -123,3 +125,74 @@ def test_a_volume_that_takes_no_file_is_one_clear_line():
     assert isinstance(result.error, EngineError | UsageError)
     assert "/proc" in str(result.error)
     assert "\n" not in str(result.error)
+
+
+def test_a_log_says_what_etcd_would_think_of_it(disk_dir):
+    _, result = run(setup(disk_dir, mode="wal", file_bytes=8 * MIB))
+    assert result.error is None
+    totals = result.totals
+    assert totals["write_bytes"] == totals["writes"] * 2300 > 0
+    assert totals["syncs"] in (totals["writes"], totals["writes"] - 1)
+    assert totals["fill_bytes"] == 0
+    said = result.windows[-1].facts
+    assert said["engine"] == "sync"
+    assert said["etcd_advice"].startswith(("kept: ", "not kept: "))
+    assert SHELF.take(disk_dir, 8 * MIB) is None  # what was appended to is no new log
+
+
+def test_four_workers_with_a_mix_and_syncs_add_up(disk_dir):
+    asked = {"mode": "randrw", "read_percent": 70, "workers": 4, "depth": 4, "fdatasync": 16}
+    _, result = run(setup(disk_dir, max_bytes=256 * MIB, **asked))
+    assert result.error is None
+    totals = result.totals
+    assert totals["fill_bytes"] == 4 * 2 * MIB
+    for name in ("reads", "writes", "syncs"):
+        assert sum(window.counters[name] for window in result.windows) == totals[name] > 0
+    counts = [
+        sum(window.histograms[name].count for window in result.windows)
+        for name in ("total_ns", "read_total_ns", "write_total_ns", "sync_ns")
+    ]
+    assert counts == [totals["reads"] + totals["writes"], totals["reads"], totals["writes"], totals["syncs"]]
+    assert list(disk_dir.iterdir()) == []
+
+
+def test_verifying_lays_headers_first_and_finds_nothing_wrong(disk_dir):
+    _, result = run(setup(disk_dir, mode="randrw", verify="true"))
+    assert result.error is None
+    assert result.totals["fill_bytes"] == 2 * 2 * MIB
+    assert [result.totals[name] for name in ("corrupt_blocks", "misplaced_blocks", "stale_blocks")] == [0, 0, 0]
+
+
+def test_wrong_data_is_an_error_that_names_it(disk_dir):
+    execution = prepare(setup(disk_dir, verify="true", duration_ms=10_000))
+    windows = execution.observe()
+    next(windows)
+    (fd,) = [file.fd for file in execution._face._files]  # the file has no name to open it by
+    plain = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY)
+    os.pwrite(plain, bytes(4096), 5 * 4096)
+    os.fsync(plain)
+    os.close(plain)
+    for window in windows:
+        if window.counters["corrupt_blocks"]:
+            execution.stop()
+    result = execution.result()
+    assert isinstance(result.error, UnsoundError)
+    assert re.search(r"reads returned \d+ corrupt blocks, the first at byte 20480", str(result.error))
+    assert all(Flag.CUT in window.flags for window in result.windows)
+
+
+def test_an_open_loop_says_what_is_late(disk_dir):
+    _, result = run(setup(disk_dir, rate_per_s=200, duration_ms=500))
+    assert result.error is None
+    assert result.totals["reads"] + result.totals["unstarted_operations"] == 100
+    assert {"late_operations", "unstarted_operations"} <= result.totals.keys()
+    assert all(Flag.LITTLE not in window.flags for window in result.windows)
+
+
+def test_the_block_device_counts_at_least_what_we_read(disk_dir):
+    _, result = run(setup(disk_dir))
+    if "block_reads" not in result.totals:
+        pytest.skip("the kernel names no block device under this directory")
+    assert result.totals["block_read_bytes"] >= result.totals["read_bytes"] - 32 * 4096
+    assert result.totals["block_reads"] > 0
+    assert result.windows[0].facts["block_device"]

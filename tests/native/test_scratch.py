@@ -259,17 +259,36 @@ def test_an_unused_file_is_freed_after_a_while(disk_dir):
     assert shelf.take(disk_dir, MIB) is None
 
 
-def test_only_one_file_of_a_size_is_kept(disk_dir, shelf):
+def test_every_worker_finds_its_file_again(disk_dir, shelf):
     files = [scratch.prepare(disk_dir, MIB, max_bytes=MIB) for _ in range(2)]
     for file in files:
         shelf.put(disk_dir, file)
-    assert [is_open(file.fd) for file in files] == [False, True]
+    taken = [shelf.take(disk_dir, MIB) for _ in range(2)]
+    assert {file.fd for file in taken} == {file.fd for file in files}
+    assert shelf.take(disk_dir, MIB) is None
+    for file in taken:
+        shelf.put(disk_dir, file)
     shelf.clear()
-    assert not is_open(files[1].fd)
+    assert not any(is_open(file.fd) for file in files)
+
+
+def test_a_log_is_allocated_and_not_written(disk_dir):
+    log = scratch.allocate(disk_dir, MIB, max_bytes=MIB)
+    assert (os.fstat(log.fd).st_size, os.fstat(log.fd).st_nlink, log.filled_bytes) == (MIB, 0, 0)
+    with pytest.raises(UnsoundError, match="not written at byte 0: unwritten"):
+        scratch.prove(log.fd, MIB)
+    log.close()
+
+
+def test_a_log_keeps_to_the_limits_too(disk_dir):
+    with pytest.raises(UsageError, match="more than may be written"):
+        scratch.allocate(disk_dir, 2 * MIB, max_bytes=MIB)
+    with pytest.raises(UnsoundError, match="is memory"):
+        scratch.allocate(Path("/dev/shm"), MIB, max_bytes=MIB)
 
 
 def test_a_kernel_refusal_names_the_directory(disk_dir, monkeypatch):
     monkeypatch.setattr(scratch, "_mount_of", lambda volume: scratch._Mount("ext4", "/dev/x"))
-    monkeypatch.setattr(scratch, "_check_limits", lambda *given: None)
+    monkeypatch.setattr(scratch, "check_limits", lambda *given: None)
     with pytest.raises(EngineError, match=r"make a scratch file in .*missing: open: No such file"):
         scratch.prepare(disk_dir / "missing", MIB, max_bytes=MIB)

@@ -16,7 +16,7 @@ from cvmprobe.native import session
 
 TICKET = Ticket("tcp_stream", bytes(range(16)), bytes(range(32)))
 TERMS = Terms(
-    sockets=3,
+    sockets=4,
     direction=2,
     receive=1,
     dscp=46,
@@ -108,7 +108,9 @@ RR_TERMS = {**STREAM_TERMS, "response_bytes": 1}
         ("tcp_stream", {"sockets": 64, "receive": 1, "request_bytes": 1 << 20}, True),
         ("tcp_stream", {"sockets": 0}, False),
         ("tcp_stream", {"sockets": 65}, False),
-        ("tcp_stream", {"direction": 2}, True),
+        ("tcp_stream", {"direction": 1}, True),
+        ("tcp_stream", {"sockets": 64, "direction": 2}, True),
+        ("tcp_stream", {"sockets": 3, "direction": 2}, False),
         ("tcp_stream", {"direction": 3}, False),
         ("tcp_stream", {"receive": 2}, False),
         ("tcp_stream", {"dscp": 63}, True),

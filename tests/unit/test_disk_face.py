@@ -10,7 +10,8 @@ from cvmprobe.model.endpoint import Endpoint, Role, VolumeTarget
 from cvmprobe.model.histogram import Histogram
 from cvmprobe.model.window import Direction, Flag, Instance, Phase, Probe, Window
 from cvmprobe.probes.catalog import CATALOG, prepare
-from cvmprobe.probes.disk import _judge_depth
+from cvmprobe.probes.disk import _flag_failures, _judge_depth, _judge_log
+from cvmprobe.probes.disk_parameters import read_load
 from cvmprobe.probes.execution import Setup
 
 MIB = 1 << 20
@@ -62,13 +63,19 @@ def setup(volume, **parameters):
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"mode": "seqread"}, "parameter mode = 'seqread'"),
+        ({"mode": "trim"}, "parameter mode = 'trim'"),
         ({"depth": 0}, "parameter depth = '0'"),
         ({"blocks": 4096}, "no parameter 'blocks'"),
         ({"block_bytes": 3000}, "parameter block_bytes = 3000"),
         ({"file_bytes": MIB + 512}, "parameter file_bytes = 1049088"),
         ({"omit_ms": 70}, "parameter omit_ms = 70.*interval, 50 ms"),
         ({"engine": "posixaio"}, "parameter engine = 'posixaio'"),
+        ({"read_percent": 70}, "read_percent = 70: only for randrw, rw"),
+        ({"mode": "randrw", "read_percent": 100}, "parameter read_percent = '100'"),
+        ({"mode": "write", "fsync": 1, "fdatasync": 2}, "give one of them"),
+        ({"fdatasync": 2}, "randread writes nothing"),
+        ({"mode": "wal", "depth": 8}, "depth = 8: wal"),
+        ({"mode": "wal", "verify": "true"}, "wal reads nothing back"),
     ],
 )
 def test_a_bad_parameter_is_named(parameters, message):
@@ -88,3 +95,45 @@ def test_cost_bounds_what_is_written():
     assert (reading.disk_write_bytes, reading.network_bytes) == (64 * MIB, 0)
     assert writing.disk_write_bytes == 64 * MIB + 10_000_000_000
     assert reading.seconds > 5
+
+
+@pytest.mark.parametrize(
+    ("asked", "most"),
+    [
+        ({"mode": "wal"}, 64 * MIB),
+        ({"workers": 4}, 4 * 64 * MIB),
+        ({"verify": "true", "workers": 2}, 4 * 64 * MIB),
+        ({"mode": "randrw", "read_percent": 70}, 64 * MIB + 3_000_000_000),
+        ({"mode": "randwrite", "rate_per_s": 100}, 64 * MIB + 500 * 4096),
+    ],
+)
+def test_cost_knows_files_headers_mixes_and_rates(asked, most):
+    asked = {name: str(value) for name, value in asked.items()}
+    assert CATALOG[Probe.DISK].cost({"file_bytes": str(64 * MIB), **asked}, 5000).disk_write_bytes == pytest.approx(
+        most
+    )
+
+
+def test_a_log_is_what_etcd_does():
+    load = read_load({"mode": "wal"})
+    assert (load.block_bytes, load.depth, load.engine, load.sync_every, load.data_only) == (2300, 1, "sync", 1, True)
+
+
+def log_window(syncs, slow, phase=Phase.STEADY):
+    return Window(INSTANCE, 1, 10**9, phase, counters={"syncs": syncs, "slow_syncs": slow})
+
+
+def test_a_log_says_whether_etcds_advice_is_kept():
+    kept = _judge_log((log_window(100, 1), log_window(100, 1)))
+    assert {window.facts["etcd_advice"] for window in kept} == {
+        "kept: 2 of 200 syncs took over 10 ms, and 1 in 100 may"
+    }
+    missed = _judge_log((log_window(100, 2), log_window(100, 1)))
+    assert missed[0].facts["etcd_advice"].startswith("not kept: 3 of 200")
+    assert "etcd_advice" not in _judge_log((log_window(9, 9, Phase.WARMUP),))[0].facts
+
+
+def test_windows_with_failed_operations_are_flagged():
+    bad = replace(window(4), counters={"io_errors": 1})
+    good = replace(window(4), counters={"io_errors": 0})
+    assert [Flag.ERROR in judged.flags for judged in _flag_failures((bad, good))] == [True, False]

@@ -21,7 +21,7 @@ HEADLINES: Mapping[Probe, tuple[tuple[str, ...], ...]] = {
     Probe.TCP_STREAM: (("receiver_bytes", "sent_bytes"),),
     Probe.TCP_RR: (("latency_ns",), ("transactions",)),
     Probe.COMPUTE: (("unit_fs",), ("work_units",)),
-    Probe.DISK: (("reads",), ("writes",), ("total_ns",)),
+    Probe.DISK: (("reads",), ("writes",), ("total_ns",), ("sync_ns",)),
 }
 HELD_HISTOGRAMS = 256  # per metric before they are merged into one, so that a long range needs no memory
 

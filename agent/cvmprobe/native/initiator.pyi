@@ -6,11 +6,15 @@ RESULTS: dict[str, int]
 SERIES: dict[str, int]
 
 class Initiator(Engine):
-    """An engine with a session. arm() raises UnreachableError, DeniedError, WireError or EngineError."""
+    """An engine with a session. arm() raises UnreachableError, DeniedError, WireError, EngineError or RefusedError."""
 
     @property
     def results(self) -> dict[str, int] | None:
         """What the responder counted, by name (session.h); what it does not know is absent. None unless drained."""
+
+    @property
+    def responder_congestion_control(self) -> str | None:
+        """Name of the congestion control that the responder read back; None where it told none."""
 
     @property
     def bins(self) -> dict[str, list[int]]:

@@ -101,15 +101,17 @@ class Face(Protocol):
 class Execution:
     """Runs one engine once. ``stop`` may be called from any thread, everything else from one.
 
+    ``beside`` returns what the kernel counted of the probe's own subject since its last call, for each window.
     Raises UsageError where the windows could not tell the warm-up from the rest.
     """
 
-    def __init__(self, setup: Setup, face: Face) -> None:
+    def __init__(self, setup: Setup, face: Face, beside: Callable[[], Mapping[str, int]] = dict) -> None:
         _check_times(setup, face.omit_ms)
         self._setup = setup
         self._face = face
         self._samples = SampleShelf(setup.instance)
         self._interference = Interference()
+        self._count_beside = beside
         self._pressure: Mapping[str, float] = {}  # before it began
         self._stopping = threading.Event()
         self._starting = threading.Lock()
@@ -168,6 +170,8 @@ class Execution:
         with self._starting:  # stop() comes before or after this, never in between
             if self._stopping.is_set():
                 return False
+            self._interference.counters()  # what came before, such as filling a file, is in no window
+            self._count_beside()
             engine.start()
             return True
 
@@ -199,7 +203,7 @@ class Execution:
 
     def _beside(self, window: Window) -> Window:
         """Put beside a window what the kernel counted meanwhile; a light one keeps only the flag that comes of it."""
-        seen = self._interference.counters()
+        seen = {**self._interference.counters(), **self._count_beside()}
         flags = window.flags | ({Flag.THROTTLED} if seen.get("throttled_periods") else set())
         if self._setup.duration_ms is None:
             return replace(window, flags=flags)

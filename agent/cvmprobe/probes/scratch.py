@@ -1,4 +1,4 @@
-"""The disk probe's scratch file: filled with random data, proven to lie on the device, gone with its process.
+"""The disk probe's scratch files: filled with random data, proven to lie on the device, gone with their process.
 
 The file never has a name (or loses it at once where the file system cannot make it without), so the kernel
 frees it when the last descriptor closes: after success, an error, or kill -9. Nobody else can open it, so a
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from cvmprobe.errors import EngineError, UnsoundError, UsageError
 
-__all__ = ["SHELF", "Scratch", "Shelf", "fill", "prepare", "prove"]
+__all__ = ["SHELF", "Scratch", "Shelf", "allocate", "check_limits", "fill", "prepare", "prove"]
 
 MIB = 1 << 20
 FREE_SHARE = 0.15  # kubelet evicts pods when a node's disk has 10 % (image disk: 15 %) left
@@ -41,7 +41,7 @@ UNSOUND_EXTENTS = {0x2: "unknown", 0x4: "delayed", 0x200: "inline", 0x800: "unwr
 
 @dataclass(frozen=True, slots=True)
 class Scratch:
-    """An unnamed file, open for direct I/O, every block of which was written.
+    """An unnamed file; open for direct I/O and written all over, unless it is allocate()'s.
 
     ``filled_bytes`` is what this preparation wrote (0: re-used); ``facts`` name the file system and the proof.
     """
@@ -76,15 +76,10 @@ def prepare(
     that cannot tell their extents, and the facts say so. Raises UsageError where a limit forbids it,
     UnsoundError where a figure taken there would be wrong, EngineError where the kernel refuses.
     """
-    mount = _mount_of(volume)
-    if not any_filesystem and mount.filesystem in NOT_A_DISK:
-        raise UnsoundError(
-            f"volume {volume} is on {mount.filesystem}, which {NOT_A_DISK[mount.filesystem]};"
-            " name another directory, or set any_filesystem=true to measure it all the same"
-        )
-    _check_limits(volume, size_bytes, max_bytes)
+    mount = _check_disk(volume, any_filesystem=any_filesystem)
+    check_limits(volume, size_bytes, max_bytes)
     with contextlib.ExitStack() as undo:
-        fd = _open_unnamed(volume)
+        fd = _open_unnamed(volume, os.O_DIRECT)
         undo.callback(os.close, fd)
         fill(fd, size_bytes, f"fill a scratch file of {size_bytes} bytes in {volume}", stopping)
         facts = {
@@ -97,16 +92,38 @@ def prepare(
     return Scratch(fd, size_bytes, size_bytes, facts)
 
 
+def allocate(volume: pathlib.Path, size_bytes: int, *, max_bytes: int, any_filesystem: bool = False) -> Scratch:
+    """Make the file of a write-ahead log: allocated, not written, through the page cache, as etcd makes a segment.
+
+    The first write of a block has the file system turn it from allocated to written, which a log pays for and a
+    file that was filled before does not. Fit for appending alone. Raises like prepare().
+    """
+    mount = _check_disk(volume, any_filesystem=any_filesystem)
+    check_limits(volume, size_bytes, max_bytes)
+    doing = f"allocate a log of {size_bytes} bytes in {volume}"
+    with contextlib.ExitStack() as undo:
+        fd = _open_unnamed(volume, 0)
+        undo.callback(os.close, fd)
+        try:
+            os.posix_fallocate(fd, 0, size_bytes)
+        except OSError as error:
+            raise EngineError("posix_fallocate", error.errno or 0, doing) from error
+        _flush(fd, doing)
+        undo.pop_all()
+    facts = {"filesystem": mount.filesystem, "device": mount.source, "scratch": "allocated, to be appended to"}
+    return Scratch(fd, size_bytes, 0, facts)
+
+
 class Shelf:
     """Scratch files between two executions: each is freed when nobody has taken it for ``keep_s``."""
 
     def __init__(self, keep_s: float = KEEP_S) -> None:
         self._keep_s = keep_s
         self._lock = threading.Lock()
-        self._files: dict[tuple[int, int, int], tuple[Scratch, threading.Timer]] = {}
+        self._files: dict[tuple[int, int, int], list[tuple[Scratch, threading.Timer]]] = {}
 
     def take(self, volume: pathlib.Path, size_bytes: int) -> Scratch | None:
-        """Return the file of this size in this directory, proven anew, or None."""
+        """Return a file of this size in this directory, proven anew, or None."""
         scratch = self._pop(_key(volume, size_bytes))
         if scratch is None:
             return None
@@ -121,27 +138,34 @@ class Shelf:
     def put(self, volume: pathlib.Path, scratch: Scratch) -> None:
         """Keep ``scratch`` for a while for whoever measures this directory next."""
         key = _key(volume, scratch.size_bytes)
-        self._free(key)
-        timer = threading.Timer(self._keep_s, self._free, [key])
+        timer = threading.Timer(self._keep_s, self._free, [key, scratch])
         timer.daemon = True  # the process may end before: its descriptors, and so the files, end with it
         with self._lock:
-            self._files[key] = (scratch, timer)
+            self._files.setdefault(key, []).append((scratch, timer))
         timer.start()
 
     def clear(self) -> None:
         """Free every file at once."""
         for key in list(self._files):
-            self._free(key)
+            while (scratch := self._pop(key)) is not None:
+                scratch.close()
 
-    def _pop(self, key: tuple[int, int, int]) -> Scratch | None:
+    def _pop(self, key: tuple[int, int, int], which: Scratch | None = None) -> Scratch | None:
+        """Take a file off the shelf: ``which``, or else the one that was put there last."""
         with self._lock:
-            scratch, timer = self._files.pop(key, (None, None))
-        if timer is not None:
-            timer.cancel()
+            files = self._files.get(key, [])
+            found = next((entry for entry in reversed(files) if which in (None, entry[0])), None)
+            if found is None:
+                return None
+            files.remove(found)
+            if not files:
+                del self._files[key]
+        scratch, timer = found
+        timer.cancel()
         return scratch
 
-    def _free(self, key: tuple[int, int, int]) -> None:
-        scratch = self._pop(key)
+    def _free(self, key: tuple[int, int, int], which: Scratch) -> None:
+        scratch = self._pop(key, which)
         if scratch is not None:
             scratch.close()
 
@@ -165,10 +189,7 @@ def fill(fd: int, size_bytes: int, doing: str, stopping: Callable[[], bool] = la
                 raise EngineError("write", error.errno or 0, doing) from error
             if written != MIB:
                 raise EngineError("write", errno.ENOSPC, f"{doing}: only {written} bytes written at {offset}")
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        raise EngineError("fsync", error.errno or 0, doing) from error
+    _flush(fd, doing)
 
 
 def prove(fd: int, size_bytes: int, *, required: bool = True) -> str:
@@ -212,7 +233,8 @@ def _fiemap(fd: int, start: int, length: int) -> list[tuple[int, int, int]]:
     return [(row[0], row[2], row[5]) for row in rows]
 
 
-def _check_limits(volume: pathlib.Path, size_bytes: int, max_bytes: int) -> None:
+def check_limits(volume: pathlib.Path, size_bytes: int, max_bytes: int) -> None:
+    """Raise UsageError where ``size_bytes`` more may not be written, or would fill up the file system."""
     if size_bytes % MIB:
         raise UsageError(f"file_bytes={size_bytes} is not a whole number of MiB: give a multiple of {MIB}")
     if size_bytes > max_bytes:
@@ -230,8 +252,25 @@ def _check_limits(volume: pathlib.Path, size_bytes: int, max_bytes: int) -> None
         )
 
 
-def _open_unnamed(volume: pathlib.Path) -> int:
-    flags = os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC
+def _check_disk(volume: pathlib.Path, *, any_filesystem: bool) -> _Mount:
+    mount = _mount_of(volume)
+    if not any_filesystem and mount.filesystem in NOT_A_DISK:
+        raise UnsoundError(
+            f"volume {volume} is on {mount.filesystem}, which {NOT_A_DISK[mount.filesystem]};"
+            " name another directory, or set any_filesystem=true to measure it all the same"
+        )
+    return mount
+
+
+def _flush(fd: int, doing: str) -> None:
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        raise EngineError("fsync", error.errno or 0, doing) from error
+
+
+def _open_unnamed(volume: pathlib.Path, direct: int) -> int:
+    flags = os.O_RDWR | direct | os.O_CLOEXEC
     try:
         try:
             return os.open(volume, flags | os.O_TMPFILE, 0o600)

@@ -2,7 +2,9 @@
  *
  *     dial: connect ── hello ── reply ── next socket        closed, refused: again with a new nonce, for 2 s
  *           an address that several endpoints answer at: again, as often as `dials`, for the right one to answer
+ *           UDP data sockets: a new one for each try (udp_datagram.h); silence is what closing is elsewhere
  *     data sockets are handed to their threads; the control socket stays here and is silent until the results
+ *     UDP: when all data sockets have sent their last, initiator_sent_last half-closes the control socket
  */
 #ifndef CVMPROBE_INITIATOR_H
 #define CVMPROBE_INITIATOR_H
@@ -19,6 +21,7 @@
 #include <unistd.h>
 
 #include "clock.h"
+#include "initiator_udp.h"
 #include "keepalive.h"
 #include "session.h"
 #include "socket_options.h"
@@ -41,8 +44,9 @@ struct initiator {
     struct reply reply;
     uint32_t received; /* of the reply */
     int connected;
+    struct udp_dial udp;
     uint32_t dialed;   /* times, for this socket */
-    uint32_t dials;    /* closed without a word so often at the most; 0: for as long as patience lasts */
+    uint32_t dials;    /* met by another than the wanted endpoint so often at the most; 0: as long as patience lasts */
     uint64_t retry_ns;
     uint64_t give_up_ns;
     int cause; /* -errno of the last try that failed */
@@ -51,7 +55,8 @@ struct initiator {
     /* the budget and the end */
     uint64_t reserved; /* atomic: payload bytes the senders have taken */
     uint64_t max_bytes;
-    uint32_t complete; /* atomic: results and bins are there and true */
+    uint32_t sent_last; /* atomic: UDP data sockets that have nothing more to send */
+    uint32_t complete;  /* atomic: results and bins are there and true */
     struct results results;
     uint64_t *bins; /* room for session_bins() of every series */
 };
@@ -89,6 +94,12 @@ static inline int initiator_resolve(struct initiator *s, const char *host, uint1
 
 /* -- one try -- */
 
+/* Whether the socket under way is UDP. */
+static inline int initiator_dials_udp(const struct initiator *s)
+{
+    return s->answered && session_kind_is_udp(s->control.kind);
+}
+
 /* Give up this try. Returns 0 where another may do better, else the error. */
 static inline int initiator_retry(struct initiator *s, int error)
 {
@@ -98,7 +109,8 @@ static inline int initiator_retry(struct initiator *s, int error)
     *fd = -1;
     s->cause = error;
     s->retry_ns = clock_now_ns() + INITIATOR_PAUSE_NS;
-    if (error == -ECONNRESET && s->dials) { /* another than the wanted endpoint, which is nearer than before */
+    int wrong_endpoint = error == (initiator_dials_udp(s) ? -ETIMEDOUT : -ECONNRESET);
+    if (wrong_endpoint && s->dials) { /* the right one is nearer than before */
         if (s->dialed >= s->dials)
             return error;
         s->give_up_ns = clock_now_ns() + INITIATOR_PATIENCE_NS;
@@ -111,18 +123,42 @@ static inline int initiator_retry(struct initiator *s, int error)
     return error;
 }
 
+/* Seal the hello of this try. Returns its size in `data` (room for header and terms), or -EIO. */
+static inline int initiator_seal_hello(struct initiator *s, uint8_t *data)
+{
+    s->hello = s->control;
+    s->hello.index = (uint16_t)s->answered;
+    if (getrandom(s->hello.nonce, SESSION_NONCE_BYTES, 0) != SESSION_NONCE_BYTES)
+        return -EIO;
+    if (!s->answered)
+        memcpy(s->hello.control_nonce, s->hello.nonce, SESSION_NONCE_BYTES);
+    size_t bytes = hello_pack(data, &s->key, s->hello, s->answered ? NULL : &s->terms);
+    memcpy(&s->hello, data, sizeof s->hello);
+    return (int)bytes;
+}
+
+static inline int initiator_begin_udp(struct initiator *s, int fd)
+{
+    uint8_t data[sizeof(struct hello) + sizeof(struct session_terms)];
+    int sealed = initiator_seal_hello(s, data);
+    return sealed < 0 ? sealed : udp_dial_begin(&s->udp, fd, s->dials != 0);
+}
+
 static inline int initiator_connect(struct initiator *s)
 {
-    int fd = s->fds[s->answered] = socket(s->address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    int udp = initiator_dials_udp(s), type = udp ? SOCK_DGRAM : SOCK_STREAM;
+    int fd = s->fds[s->answered] = socket(s->address.ss_family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     s->connected = 0;
     s->received = 0;
     s->dialed++;
     if (fd < 0)
         return -errno;
-    int error = s->answered ? options_apply(fd, &s->terms, 0, &s->refused) : 0;
+    int error = s->answered ? options_apply(fd, &s->terms, udp ? OPTIONS_UDP : OPTIONS_CONNECTING, &s->refused) : 0;
     if (error)
         return error;
-    return connect(fd, (struct sockaddr *)&s->address, s->address_bytes) && errno != EINPROGRESS ? -errno : 0;
+    if (connect(fd, (struct sockaddr *)&s->address, s->address_bytes) && errno != EINPROGRESS)
+        return -errno;
+    return udp ? initiator_begin_udp(s, fd) : 0;
 }
 
 static inline int initiator_say_hello(struct initiator *s, int fd)
@@ -133,16 +169,11 @@ static inline int initiator_say_hello(struct initiator *s, int fd)
     if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) || error)
         return error ? -error : -errno;
     s->connected = 1;
-    s->hello = s->control;
-    s->hello.index = (uint16_t)s->answered;
-    if (getrandom(s->hello.nonce, SESSION_NONCE_BYTES, 0) != SESSION_NONCE_BYTES)
-        return -EIO;
-    if (!s->answered)
-        memcpy(s->hello.control_nonce, s->hello.nonce, SESSION_NONCE_BYTES);
-    size_t bytes = hello_pack(data, &s->key, s->hello, s->answered ? NULL : &s->terms);
-    memcpy(&s->hello, data, sizeof s->hello);
-    ssize_t n = send(fd, data, bytes, MSG_NOSIGNAL);
-    return n == (ssize_t)bytes ? 0 : n < 0 ? -errno : -EPIPE;
+    int bytes = initiator_seal_hello(s, data);
+    if (bytes < 0)
+        return bytes;
+    ssize_t n = send(fd, data, (size_t)bytes, MSG_NOSIGNAL);
+    return n == bytes ? 0 : n < 0 ? -errno : -EPIPE;
 }
 
 /* The socket is the session's now; data sockets block, at most for a slice. */
@@ -150,20 +181,34 @@ static inline void initiator_keep(struct initiator *s, int fd)
 {
     static const struct timeval slice = {.tv_usec = INITIATOR_SLICE_MS * 1000};
     static const int on = 1;
-    keepalive_set(fd);
+    if (!initiator_dials_udp(s))
+        keepalive_set(fd);
     if (!s->answered) {
         s->control = s->hello;
     } else {
         fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
         setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &slice, sizeof slice);
         setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &slice, sizeof slice);
-        if (s->terms.response_bytes)
+        if (s->terms.response_bytes && !initiator_dials_udp(s))
             setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     }
     s->answered++;
-    s->dialed = 0;
+    s->dialed = s->udp.tries = 0;
     s->retry_ns = 0;
     s->give_up_ns = clock_now_ns() + INITIATOR_PATIENCE_NS;
+}
+
+/* A whole reply is there. Returns 0 or -errno. */
+static inline int initiator_take_reply(struct initiator *s, int fd)
+{
+    if (!reply_verify(&s->key, &s->reply, &s->hello))
+        return -EBADMSG;
+    if (s->reply.refused_option) {
+        s->refused_by_peer = 1;
+        return option_refused(&s->refused, (enum socket_option)s->reply.refused_option, (int)s->reply.refused_errno);
+    }
+    initiator_keep(s, fd);
+    return 0;
 }
 
 static inline int initiator_read_reply(struct initiator *s, int fd)
@@ -174,16 +219,20 @@ static inline int initiator_read_reply(struct initiator *s, int fd)
     if (n == 0)
         return -ECONNRESET; /* closed without a word */
     s->received += (uint32_t)n;
-    if (s->received < sizeof s->reply)
-        return 0;
-    if (!reply_verify(&s->key, &s->reply, &s->hello))
-        return -EBADMSG;
-    if (s->reply.refused_option) {
-        s->refused_by_peer = 1;
-        return option_refused(&s->refused, (enum socket_option)s->reply.refused_option, (int)s->reply.refused_errno);
+    return s->received < sizeof s->reply ? 0 : initiator_take_reply(s, fd);
+}
+
+/* Wait for what the socket under way needs, and do it. Returns 0 or -errno. */
+static inline int initiator_dial_on(struct initiator *s, int fd)
+{
+    if (initiator_dials_udp(s)) {
+        int r = udp_dial_on(&s->udp, fd, &s->reply, &s->hello, INITIATOR_SLICE_MS);
+        return r == 1 ? initiator_take_reply(s, fd) : r;
     }
-    initiator_keep(s, fd);
-    return 0;
+    struct pollfd p = {.fd = fd, .events = s->connected ? POLLIN : POLLOUT};
+    if (poll(&p, 1, INITIATOR_SLICE_MS) <= 0)
+        return 0;
+    return s->connected ? initiator_read_reply(s, fd) : initiator_say_hello(s, fd);
 }
 
 /* Dial on for one slice. Returns 0 when all sockets are answered, -EAGAIN to be called again, or the final -errno. */
@@ -204,9 +253,7 @@ static inline int initiator_dial(struct initiator *s)
         } else if (fd < 0) {
             error = initiator_connect(s);
         } else {
-            struct pollfd p = {.fd = fd, .events = s->connected ? POLLIN : POLLOUT};
-            if (poll(&p, 1, INITIATOR_SLICE_MS) > 0)
-                error = s->connected ? initiator_read_reply(s, fd) : initiator_say_hello(s, fd);
+            error = initiator_dial_on(s, fd);
         }
         if (error && (error = initiator_retry(s, error)))
             return error;
@@ -215,6 +262,13 @@ static inline int initiator_dial(struct initiator *s)
 }
 
 /* -- the end -- */
+
+/* A UDP data socket has sent its last datagram and wants no more; after the last of them the responder drains. */
+static inline void initiator_sent_last(struct initiator *s)
+{
+    if (__atomic_add_fetch(&s->sent_last, 1, __ATOMIC_ACQ_REL) == s->terms.sockets)
+        shutdown(s->fds[0], SHUT_WR);
+}
 
 /* Read exactly `size` bytes from the control socket while *running and until `until_ns`. Returns 0 or -errno. */
 static inline int initiator_read(struct initiator *s, void *to, size_t size, const uint32_t *running, uint64_t until_ns)

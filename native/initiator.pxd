@@ -27,6 +27,7 @@ cdef extern from "initiator.h" nogil:
         session_terms terms
         hello control
         int *fds
+        uint32_t answered
         uint32_t dialed
         uint32_t dials
         uint64_t max_bytes
@@ -39,6 +40,7 @@ cdef extern from "initiator.h" nogil:
     uint64_t initiator_reserve(initiator *s, uint64_t wanted)
     int initiator_resolve(initiator *s, const char *host, uint16_t port)
     int initiator_dial(initiator *s)
+    void initiator_sent_last(initiator *s)
     int initiator_await_results(initiator *s, const uint32_t *running, uint64_t deadline_ns)
     void initiator_close(initiator *s)
 

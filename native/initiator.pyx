@@ -26,7 +26,7 @@ from cvmprobe.native.session cimport (
     RESULT_RUN_DELAY_NS, RESULT_RWND_LIMITED_NS, RESULT_SEND_ERRORS, RESULT_SENT_BYTES, RESULT_SENT_OPERATIONS,
     RESULT_SNDBUF_LIMITED_NS, RESULT_SOCKET_DROPS, RESULT_UNKNOWN, SERIES_BYTES, SERIES_COUNT, SERIES_OPERATIONS,
     SERIES_SENT_BYTES, SERIES_SENT_OPERATIONS, SESSION_CONGESTION_BYTES, session_bins, session_id_set,
-    session_key_set, session_terms, session_terms_set, session_terms_sound,
+    session_key_set, session_kind_is_udp, session_terms, session_terms_set, session_terms_sound,
 )
 from cvmprobe.native.worker cimport worker, worker_fail
 
@@ -135,9 +135,13 @@ cdef class Initiator(Engine):
         reason = os.strerror(-error)
         if error == -EAGAIN:
             raise WireError(f"{peer}: stopped while dialing")
-        if error == -ECONNRESET and self._session.dials:
+        udp = self._session.answered and session_kind_is_udp(self._session.control.kind)
+        if error == (-ETIMEDOUT if udp else -ECONNRESET) and self._session.dials:
             raise DeniedError(f"not measured: each of {self._session.dialed} connections to {self._host} port "
                               f"{self._port} reached another endpoint than the wanted one; look whether it is ready")
+        if udp:
+            raise UnreachableError(f"{peer}: it answers over TCP, but not over UDP ({reason}); look whether a network "
+                                   "policy or a firewall lets UDP through to this port")
         if error in (-ECONNRESET, -ECONNABORTED, -EPIPE):
             raise DeniedError(f"{peer}: it closed the connection without a word: it has not admitted this session, "
                               "or holds another key; look whether its lease was revoked")

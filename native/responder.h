@@ -5,11 +5,14 @@
 #ifndef CVMPROBE_RESPONDER_H
 #define CVMPROBE_RESPONDER_H
 
-#include "responder_door.h"
+#include "responder_udp.h"
+
+#define RESPONDER_OWN_FDS 3    /* listener, datagrams, wake */
+#define RESPONDER_PORT_TRIES 16 /* for one that is free for TCP and UDP */
 
 /* -- its thread -- */
 
-/* Whom to wait for, and how long: fills `fds` (listener, wake, handshakes, controls) and returns their number. */
+/* Whom to wait for, and how long: fills `fds` (own ones, handshakes, controls) and returns their number. */
 static inline nfds_t responder_watch(struct responder *r, struct pollfd *fds, uint64_t now_ns, uint64_t *until_ns)
 {
     nfds_t n = 0;
@@ -17,6 +20,7 @@ static inline nfds_t responder_watch(struct responder *r, struct pollfd *fds, ui
     fds[n++] = (struct pollfd){.fd = now_ns < r->accept_after_ns ? -1 : r->listener, .events = POLLIN};
     if (now_ns < r->accept_after_ns)
         *until_ns = r->accept_after_ns;
+    fds[n++] = (struct pollfd){.fd = r->datagrams, .events = POLLIN};
     fds[n++] = (struct pollfd){.fd = r->wake, .events = POLLIN};
     for (unsigned i = 0; i < RESPONDER_MAX_HANDSHAKES; i++) {
         const struct handshake *c = &r->handshakes[i];
@@ -28,7 +32,7 @@ static inline nfds_t responder_watch(struct responder *r, struct pollfd *fds, ui
     for (uint32_t i = 0; i < r->session_count; i++) {
         const struct session *s = r->sessions[i];
         uint64_t end_ns = session_end_ns(s);
-        fds[n++] = (struct pollfd){.fd = session_running(s) ? s->fd : -1, .events = POLLIN | POLLRDHUP};
+        fds[n++] = (struct pollfd){.fd = session_running(s) ? s->fd : -1, .events = session_events(s)};
         if (session_running(s) && end_ns < *until_ns)
             *until_ns = end_ns;
     }
@@ -36,26 +40,27 @@ static inline nfds_t responder_watch(struct responder *r, struct pollfd *fds, ui
     return n;
 }
 
-/* A control socket says nothing after its hello, so whatever happens on it ends its session. */
 static inline void responder_watched(struct responder *r, const struct pollfd *fds, nfds_t n, uint64_t now_ns)
 {
     eventfd_t ignored;
-    if (fds[1].revents)
+    if (fds[2].revents)
         eventfd_read(r->wake, &ignored);
     for (unsigned i = 0; i < RESPONDER_MAX_HANDSHAKES; i++) {
         struct handshake *c = &r->handshakes[i];
-        if (c->fd < 0 || (fds[2 + i].revents && handshake_read(r, c, now_ns)) || now_ns < c->until_ns)
+        if (c->fd < 0 || (fds[RESPONDER_OWN_FDS + i].revents && handshake_read(r, c, now_ns)) || now_ns < c->until_ns)
             continue;
         responder_counted(r, COUNT_TIMED_OUT);
         handshake_close(c);
     }
     if (fds[0].revents)
         responder_accept(r, now_ns);
+    if (fds[1].revents)
+        responder_receive(r, now_ns);
     pthread_mutex_lock(&r->lock);
-    for (nfds_t i = 2 + RESPONDER_MAX_HANDSHAKES; i < n; i++)
+    for (nfds_t i = RESPONDER_OWN_FDS + RESPONDER_MAX_HANDSHAKES; i < n; i++)
         for (uint32_t k = 0; fds[i].revents && k < r->session_count; k++)
             if (r->sessions[k]->fd == fds[i].fd)
-                session_cut(r->sessions[k]);
+                session_heard(r->sessions[k]);
     responder_reap(r, now_ns);
     pthread_mutex_unlock(&r->lock);
 }
@@ -63,7 +68,7 @@ static inline void responder_watched(struct responder *r, const struct pollfd *f
 static inline void responder_loop(struct worker *w)
 {
     struct responder *r = (struct responder *)w;
-    struct pollfd fds[2 + RESPONDER_MAX_HANDSHAKES + RESPONDER_MAX_SESSIONS];
+    struct pollfd fds[RESPONDER_OWN_FDS + RESPONDER_MAX_HANDSHAKES + RESPONDER_MAX_SESSIONS];
     while (worker_running(w)) {
         uint64_t until_ns, now_ns = clock_now_ns();
         nfds_t n = responder_watch(r, fds, now_ns, &until_ns);
@@ -75,10 +80,61 @@ static inline void responder_loop(struct worker *w)
 
 /* -- for its owner -- */
 
-/* Listen on a numeric address, without resolving names. Returns the socket or -errno, and the call in *call. */
-static inline int responder_listen(const char *host, uint16_t port, const char **call)
+/* Bind a new socket of `type` to `address`. Returns it or -errno, and the call in *call. */
+static inline int responder_bind(const struct sockaddr *address, socklen_t bytes, int type, const char **call)
 {
     static const int on = 1, off = 0;
+    *call = "socket";
+    int fd = socket(address->sa_family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return -errno;
+    if (type == SOCK_STREAM)
+        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (address->sa_family == AF_INET6)
+        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof off);
+    *call = "bind";
+    if (!bind(fd, address, bytes))
+        return fd;
+    int error = -errno;
+    close(fd);
+    return error;
+}
+
+/* Listen on `address`: TCP, and UDP on the same port. Returns 0 or -errno; the caller closes what is open. */
+static inline int responder_bind_both(struct responder *r, const struct sockaddr *address, socklen_t bytes,
+                                      const char **call)
+{
+    struct sockaddr_storage bound;
+    r->listener = responder_bind(address, bytes, SOCK_STREAM, call);
+    if (r->listener < 0)
+        return r->listener;
+    *call = "listen";
+    if (listen(r->listener, SOMAXCONN))
+        return -errno;
+    *call = "getsockname";
+    if (getsockname(r->listener, (struct sockaddr *)&bound, &bytes))
+        return -errno;
+    r->port = ntohs(bound.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&bound)->sin6_port
+                                                : ((struct sockaddr_in *)&bound)->sin_port);
+    r->datagrams = responder_bind((struct sockaddr *)&bound, bytes, SOCK_DGRAM, call);
+    if (r->datagrams < 0)
+        return r->datagrams;
+    *call = "setsockopt";
+    return udp_listen(r->datagrams, bound.ss_family);
+}
+
+static inline void responder_close_listeners(struct responder *r)
+{
+    if (r->listener >= 0)
+        close(r->listener);
+    if (r->datagrams >= 0)
+        close(r->datagrams);
+    r->listener = r->datagrams = -1;
+}
+
+/* Listen on a numeric address, without resolving names; a port of the kernel's choice must be free for both. */
+static inline int responder_listen(struct responder *r, const char *host, uint16_t port, const char **call)
+{
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV | AI_PASSIVE};
     struct addrinfo *found;
     char service[8];
@@ -86,38 +142,28 @@ static inline int responder_listen(const char *host, uint16_t port, const char *
     *call = "getaddrinfo";
     if (getaddrinfo(host, service, &hints, &found))
         return -EINVAL;
-    *call = "socket";
-    int fd = socket(found->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    int error = fd < 0 ? -errno : 0;
-    if (!error) {
-        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-        if (found->ai_family == AF_INET6)
-            setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof off);
-        *call = "bind";
-        error = bind(fd, found->ai_addr, found->ai_addrlen) ? -errno : 0;
-    }
-    if (!error) {
-        *call = "listen";
-        error = listen(fd, SOMAXCONN) ? -errno : 0;
+    int error = -EADDRINUSE;
+    for (unsigned i = 0; error == -EADDRINUSE && i < (port ? 1 : RESPONDER_PORT_TRIES); i++) {
+        responder_close_listeners(r);
+        error = responder_bind_both(r, found->ai_addr, found->ai_addrlen, call);
     }
     freeaddrinfo(found);
-    if (!error)
-        return fd;
-    if (fd >= 0)
-        close(fd);
     return error;
 }
 
 /* Start the thread of a zeroed responder on port `port` (0: the kernel's choice). Returns 0 or -errno. */
 static inline int responder_open(struct responder *r, const char *host, uint16_t port, const char **call)
 {
-    r->wake = -1;
+    r->wake = r->listener = r->datagrams = -1;
     for (unsigned i = 0; i < RESPONDER_MAX_HANDSHAKES; i++)
         r->handshakes[i].fd = -1;
     pthread_mutex_init(&r->lock, NULL);
-    r->listener = responder_listen(host, port, call);
-    if (r->listener < 0)
-        return r->listener;
+    int error = responder_listen(r, host, port, call);
+    if (error)
+        return error;
+    *call = "getrandom";
+    if (getrandom(r->cookie_secret, sizeof r->cookie_secret, 0) != sizeof r->cookie_secret)
+        return -EIO;
     *call = "eventfd";
     r->wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (r->wake < 0)
@@ -128,16 +174,6 @@ static inline int responder_open(struct responder *r, const char *host, uint16_t
     strcpy(r->worker.name, "cvm-responder");
     *call = "pthread_create";
     return worker_spawn(&r->worker);
-}
-
-static inline uint16_t responder_port(const struct responder *r)
-{
-    struct sockaddr_storage address;
-    socklen_t size = sizeof address;
-    if (getsockname(r->listener, (struct sockaddr *)&address, &size))
-        return 0;
-    return ntohs(address.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&address)->sin6_port
-                                               : ((struct sockaddr_in *)&address)->sin_port);
 }
 
 static inline uint32_t responder_sessions(struct responder *r)
@@ -219,9 +255,8 @@ static inline void responder_close(struct responder *r)
         admission_clear(&r->admissions[i]);
     if (r->wake >= 0)
         close(r->wake);
-    if (r->listener >= 0)
-        close(r->listener);
-    r->wake = r->listener = -1;
+    responder_close_listeners(r);
+    r->wake = -1;
 }
 
 #endif

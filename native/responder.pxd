@@ -21,12 +21,13 @@ cdef extern from "responder.h" nogil:
         COUNT_SESSIONS
         COUNT_COMPLETED
         COUNT_CUT
+        COUNT_COOKIES
     struct responder:
         service_loop *serve
         int *grouped
+        uint16_t port
         uint64_t *counts
     int responder_open(responder *r, const char *host, uint16_t port, const char **call)
-    uint16_t responder_port(const responder *r)
     uint32_t responder_sessions(responder *r)
     int responder_admit(responder *r, const uint8_t *session_id, const session_key *key, uint8_t kind,
                         uint64_t valid_until_ns, uint64_t max_bytes)

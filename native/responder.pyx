@@ -9,16 +9,17 @@ from cvmprobe.errors import EngineError, UsageError
 from cvmprobe.native.clock cimport clock_now_ns
 from cvmprobe.native.counters cimport counter_read
 from cvmprobe.native.responder cimport (
-    ADMISSION_MAX, ADMISSION_MAX_VALID_MS, COUNT_COMPLETED, COUNT_CONNECTIONS, COUNT_CUT, COUNT_FORGED, COUNT_HELLOS,
-    COUNT_MALFORMED, COUNT_REFUSED, COUNT_REPLAYED, COUNT_SESSIONS, COUNT_TIMED_OUT, COUNT_UNKNOWN, responder,
-    responder_admit, responder_close, responder_open, responder_port, responder_revoke, responder_sessions,
+    ADMISSION_MAX, ADMISSION_MAX_VALID_MS, COUNT_COMPLETED, COUNT_CONNECTIONS, COUNT_COOKIES, COUNT_CUT, COUNT_FORGED,
+    COUNT_HELLOS, COUNT_MALFORMED, COUNT_REFUSED, COUNT_REPLAYED, COUNT_SESSIONS, COUNT_TIMED_OUT, COUNT_UNKNOWN,
+    responder, responder_admit, responder_close, responder_open, responder_revoke, responder_sessions,
 )
 from cvmprobe.native.session cimport (
-    KIND_TCP_RR, KIND_TCP_STREAM, SESSION_ID_BYTES, session_id_set, session_key, session_key_set,
+    KIND_TCP_RR, KIND_TCP_STREAM, KIND_UDP_RR, SESSION_ID_BYTES, session_id_set, session_key, session_key_set,
 )
 from cvmprobe.native.session import KINDS
 from cvmprobe.native.tcp_rr cimport tcp_rr_serve
 from cvmprobe.native.tcp_stream cimport tcp_stream_serve
+from cvmprobe.native.udp_rr cimport udp_rr_serve
 
 cdef extern from "<stdlib.h>" nogil:
     void *aligned_alloc(size_t alignment, size_t size)
@@ -35,6 +36,7 @@ COUNTS = {
     "sessions": COUNT_SESSIONS,
     "completed": COUNT_COMPLETED,
     "cut": COUNT_CUT,
+    "cookies": COUNT_COOKIES,
 }
 
 
@@ -42,6 +44,7 @@ cdef void serve_all_kinds(responder *r) noexcept:
     """The one table of who serves what; a kind that is not here is admitted by nobody."""
     r.serve[KIND_TCP_STREAM] = tcp_stream_serve
     r.serve[KIND_TCP_RR] = tcp_rr_serve
+    r.serve[KIND_UDP_RR] = udp_rr_serve
 
 
 cdef class Responder:
@@ -62,7 +65,7 @@ cdef class Responder:
         if error < 0:
             self.close()
             raise EngineError(call.decode(), -error, f"listen on {host} port {port}")
-        self.port = responder_port(self._r)
+        self.port = self._r.port
 
     def __dealloc__(self):
         self.close()
@@ -78,8 +81,8 @@ cdef class Responder:
         self._must_be_open()
         session_id_set(name, session_id)
         session_key_set(&k, key)
-        if probe not in KINDS:
-            raise UsageError(f"no responder serves {probe!r}; there are {', '.join(KINDS)}")
+        if probe not in KINDS or not self._r.serve[<int>KINDS[probe]]:
+            raise UsageError(f"no responder serves {probe!r}; look in the catalog of this build")
         if valid_for_ms > ADMISSION_MAX_VALID_MS:
             raise UsageError(f"an admission is valid for {ADMISSION_MAX_VALID_MS} ms at the most, not {valid_for_ms}")
         cdef uint8_t kind = KINDS[probe]

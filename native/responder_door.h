@@ -2,6 +2,7 @@
  *
  *     accept ── hello within 2 s ──┬─ right: reply; control socket watched, data socket to a service of its session
  *                                  └─ wrong, late, replayed, unknown: closed without a word
+ *     datagram (responder_udp.h) ──┴─ the same, with a cookie before and silence instead of closing
  */
 #ifndef CVMPROBE_RESPONDER_DOOR_H
 #define CVMPROBE_RESPONDER_DOOR_H
@@ -15,6 +16,7 @@
 #include "keepalive.h"
 #include "responder_session.h"
 #include "socket_options.h"
+#include "udp_socket.h"
 
 #define RESPONDER_MAX_HANDSHAKES 128
 #define RESPONDER_MAX_SESSIONS 256
@@ -35,13 +37,15 @@ enum responder_count {
     COUNT_SESSIONS,
     COUNT_COMPLETED,
     COUNT_CUT,
+    COUNT_COOKIES,
     RESPONDER_COUNTS,
 };
 
 struct handshake {
-    int fd; /* -1: free */
+    int fd; /* -1: free, or a datagram */
     uint32_t received;
     uint64_t until_ns;
+    const struct udp_way *way; /* of a datagram */
     uint8_t data[sizeof(struct hello) + SESSION_MAX_TERMS];
 };
 
@@ -51,7 +55,10 @@ struct responder {
     service_loop serve[RESPONDER_KINDS]; /* by kind; NULL: not served */
     int grouped[RESPONDER_KINDS];        /* by kind; one thread serves all sockets of a session */
     int listener;
+    int datagrams; /* UDP, on the same port */
+    uint16_t port;
     int wake;
+    uint8_t cookie_secret[SHA256_BYTES];
     uint64_t accept_after_ns;
     uint64_t counts[RESPONDER_COUNTS]; /* single writer: the responder's thread */
     struct handshake handshakes[RESPONDER_MAX_HANDSHAKES];
@@ -150,22 +157,40 @@ static inline int responder_open_session(struct responder *r, struct admission *
 }
 
 /* The reply leaves first: the service may have to write to the same socket. */
-static inline int responder_reply(const struct admission *a, const struct handshake *c, const struct hello *h)
+static inline int responder_reply(const struct admission *a, int fd, const struct hello *h)
 {
     struct reply reply = reply_to(&a->key, h);
-    return send(c->fd, &reply, sizeof reply, MSG_NOSIGNAL) == sizeof reply ? 0 : -EPIPE;
+    return send(fd, &reply, sizeof reply, MSG_NOSIGNAL) == sizeof reply ? 0 : -EPIPE;
 }
 
 /* Give a data socket what the terms ask; what the kernel refuses is told to the initiator. Returns 0 or -errno. */
-static inline int responder_set_options(const struct session *s, const struct admission *a, const struct handshake *c,
+static inline int responder_set_options(const struct session *s, const struct admission *a, int fd,
                                         const struct hello *h)
 {
     struct refusal refused = {0};
-    int error = options_apply(c->fd, &s->terms, 1, &refused);
+    int error = options_apply(fd, &s->terms, session_kind_is_udp(h->kind) ? OPTIONS_UDP : OPTIONS_ACCEPTED, &refused);
     if (!error)
         return 0;
     struct reply reply = reply_refusing(&a->key, h, refused.option, refused.error);
-    send(c->fd, &reply, sizeof reply, MSG_NOSIGNAL);
+    send(fd, &reply, sizeof reply, MSG_NOSIGNAL);
+    return error;
+}
+
+/* Serve a UDP data socket, or move it to where its initiator has dialed from anew because it saw no reply. */
+static inline int responder_start_datagrams(struct session *s, const struct admission *a, const struct udp_way *way,
+                                            const struct hello *h)
+{
+    int served = s->services[h->index - 1].fd;
+    int fd = served >= 0 ? served : udp_connected(way);
+    if (fd < 0)
+        return fd;
+    int error = served >= 0 ? udp_reconnect(fd, way) : responder_set_options(s, a, fd, h);
+    if (!error)
+        error = responder_reply(a, fd, h);
+    if (!error && served < 0)
+        error = session_serve(s, h->index, fd);
+    if (error && served < 0)
+        close(fd);
     return error;
 }
 
@@ -173,13 +198,16 @@ static inline int responder_start_service(struct responder *r, const struct admi
                                           const struct hello *h)
 {
     struct session *s = responder_find(r, h->session_id);
-    if (!s || memcmp(s->control.nonce, h->control_nonce, SESSION_NONCE_BYTES) || h->index > s->terms.sockets ||
-        s->services[h->index - 1].fd >= 0)
+    if (!s || memcmp(s->control.nonce, h->control_nonce, SESSION_NONCE_BYTES) || h->index > s->terms.sockets)
+        return -ENOENT;
+    if (c->way)
+        return responder_start_datagrams(s, a, c->way, h);
+    if (s->services[h->index - 1].fd >= 0)
         return -ENOENT;
     fcntl(c->fd, F_SETFL, fcntl(c->fd, F_GETFL) & ~O_NONBLOCK);
-    int error = responder_set_options(s, a, c, h);
+    int error = responder_set_options(s, a, c->fd, h);
     if (!error)
-        error = responder_reply(a, c, h);
+        error = responder_reply(a, c->fd, h);
     return error ? error : session_serve(s, h->index, c->fd);
 }
 
@@ -200,7 +228,7 @@ static inline int responder_greet(struct responder *r, const struct handshake *c
     int error = admission_use_nonce(a, h.nonce);
     if (error == -EALREADY)
         responder_counted(r, COUNT_REPLAYED);
-    if (!error && h.kind != a->kind)
+    if (!error && (h.kind != a->kind || (c->way != NULL) != (h.index && session_kind_is_udp(h.kind))))
         error = -EPROTO;
     if (!error)
         error = h.index ? responder_start_service(r, a, c, &h) : responder_open_session(r, a, c, &h, now_ns);
@@ -209,7 +237,7 @@ static inline int responder_greet(struct responder *r, const struct handshake *c
     if (error)
         return error;
     responder_counted(r, COUNT_HELLOS);
-    if (!h.index && responder_reply(a, c, &h))
+    if (!h.index && responder_reply(a, c->fd, &h))
         responder_cut(r, h.session_id);
     return 0;
 }

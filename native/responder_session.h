@@ -1,6 +1,6 @@
 /* A session as the responder holds it: its control socket, the services of its data sockets, its end.
  *
- *     control hello ── data hellos, each starts a service ── every service saw FIN ── results over control
+ *     control hello ── data hellos, each starts a service ── every service saw the end ── results over control
  *           └────────────── control closed, deadline, cap, error, revoked: cut ──────────────┴── joined, freed
  *
  * A kind that serves all its sockets in one thread has one service, the first, which starts when all sockets are there.
@@ -38,7 +38,7 @@ struct session {
     uint32_t threads; /* services with a thread: one for each socket, or the first for all */
     uint32_t arrived; /* data sockets */
     uint32_t spawned;
-    uint32_t clean;    /* atomic: services that saw the initiator's FIN */
+    uint32_t clean;    /* atomic: services that saw the initiator's end */
     uint32_t ended;    /* atomic: services that will not touch the session any more */
     uint32_t complete; /* atomic: the results are sent */
     struct service *services; /* terms.sockets of them */
@@ -69,6 +69,32 @@ static inline void session_cut(struct session *s)
     shutdown(s->fd, SHUT_RDWR);
     for (uint32_t i = 0; i < s->terms.sockets; i++)
         shutdown(__atomic_load_n(&s->services[i].fd, __ATOMIC_RELAXED), SHUT_RDWR); /* -1: not there yet */
+}
+
+/* The initiator has sent its last datagram: wake the services of a UDP kind to drain what is still under way. */
+static inline void session_drain(struct session *s)
+{
+    __atomic_store_n(&s->tally.ended_ns, clock_now_ns(), __ATOMIC_RELEASE);
+    for (uint32_t i = 0; i < s->terms.sockets; i++)
+        shutdown(__atomic_load_n(&s->services[i].fd, __ATOMIC_RELAXED), SHUT_RD);
+}
+
+/* Something happened on the control socket. It says nothing after its hello; only where FIN cannot come over the data
+ * sockets does its own FIN mean that all is sent. Anything else ends the session. */
+static inline void session_heard(struct session *s)
+{
+    char word;
+    int may_end = session_kind_is_udp(s->control.kind) && s->arrived == s->terms.sockets && !s->tally.ended_ns;
+    if (may_end && recv(s->fd, &word, sizeof word, 0) == 0)
+        session_drain(s);
+    else
+        session_cut(s);
+}
+
+/* What to watch a control socket for: after its FIN only for errors. */
+static inline short session_events(const struct session *s)
+{
+    return s->tally.ended_ns ? 0 : POLLIN | POLLRDHUP;
 }
 
 /* Write all of it to a socket that does not block, unless the session is cut or `until_ns` passes. */
@@ -177,6 +203,7 @@ static inline struct session *session_new(const struct hello *control, const str
         memset(services[i].counts, 0xff, sizeof services[i].counts); /* unknown until somebody counts it */
         services[i].counts[RESULT_BYTES] = services[i].counts[RESULT_OPERATIONS] = 0;
         services[i].counts[RESULT_SENT_BYTES] = services[i].counts[RESULT_SENT_OPERATIONS] = 0;
+        services[i].tag = udp_tag(control, (uint16_t)(i + 1));
         services[i].worker = (struct worker){.index = i, .loop = service_run};
         snprintf(services[i].worker.name, WORKER_NAME_BYTES, "cvm-serve-%u", i + 1);
     }

@@ -1,4 +1,12 @@
-/* One data socket of a session as the responder serves it: what an engine's serving side sees and counts into. */
+/* One data socket of a session as the responder serves it: what an engine's serving side sees and counts into.
+ *
+ *     TCP   recv … recv ── 0: the initiator's FIN, or the session was cut
+ *     UDP   recv … recv ── 0: the initiator has ended, or the session was cut; from then on recv does not sleep
+ *           ── service_drains: recv without sleeping, 1 ms, … until quiet ── over
+ *
+ * A UDP socket is connected to the initiator. Before the first datagram its errors may still tell of a try that the
+ * initiator has given up (ECONNREFUSED): such a one is counted, and ends nothing; the control socket tells of the end.
+ */
 #ifndef CVMPROBE_SERVICE_H
 #define CVMPROBE_SERVICE_H
 
@@ -7,15 +15,20 @@
 
 #include "counters.h"
 #include "intervals.h"
+#include "udp_datagram.h"
 #include "worker.h"
 
 #define SERVICE_STREAM_BYTES (128u * 1024) /* asked of one recv: more would not stay in the cache */
+#define SERVICE_QUIET_NS UINT64_C(200000000)  /* so long without a datagram after the initiator's end: no more comes */
+#define SERVICE_DRAIN_NS UINT64_C(1000000000) /* so long after it: what has not come is lost */
+#define SERVICE_LOOK_NS UINT64_C(1000000)
 
 /* What the sockets of one session share. */
 struct tally {
     uint64_t limit;         /* atomic: of bytes; grows when the admission is renewed */
     uint64_t first_ns;      /* atomic: when the session's first payload byte had come; 0: not yet */
     uint64_t first_sent_ns; /* atomic: when its first payload byte was sent; 0: not yet */
+    uint64_t ended_ns;      /* atomic: when the initiator had sent its last datagram (UDP kinds); 0: not yet */
     uint32_t running;       /* atomic: falls when the session is cut */
     uint64_t bytes __attribute__((aligned(64))); /* atomic, written often: all payload so far, both ways */
 } __attribute__((aligned(64)));
@@ -29,6 +42,7 @@ struct service {
     struct tally *tally;
     uint8_t *buffer; /* service_buffer_bytes() of it, touched */
     int fd;
+    uint32_t tag; /* of its datagrams */
     uint64_t counts[RESULT_COUNTS]; /* this socket's part of the results */
     uint64_t *bins; /* intervals.count of them for each series; unused where that is 0 */
     struct intervals intervals;
@@ -48,6 +62,24 @@ static inline size_t service_buffer_bytes(const struct session_terms *t)
 static inline int service_running(const struct service *s)
 {
     return (int)__atomic_load_n(&s->tally->running, __ATOMIC_RELAXED);
+}
+
+/* Whether the initiator has sent its last datagram: what arrives from now on is late. */
+static inline int service_ended(const struct service *s)
+{
+    return __atomic_load_n(&s->tally->ended_ns, __ATOMIC_ACQUIRE) != 0;
+}
+
+/* Wait a moment for late datagrams, the last of which arrived at last_ns. Returns 1 to look again, 0 when it is over. */
+static inline int service_drains(const struct service *s, uint64_t last_ns)
+{
+    uint64_t now_ns = clock_now_ns(), ended_ns = __atomic_load_n(&s->tally->ended_ns, __ATOMIC_ACQUIRE);
+    if (!service_running(s) || now_ns - ended_ns >= SERVICE_DRAIN_NS)
+        return 0;
+    if (now_ns - ended_ns >= SERVICE_QUIET_NS && now_ns - last_ns >= SERVICE_QUIET_NS)
+        return 0;
+    clock_sleep_until(now_ns + SERVICE_LOOK_NS);
+    return 1;
 }
 
 _Static_assert(SERIES_OPERATIONS == SERIES_BYTES + 1 && SERIES_SENT_OPERATIONS == SERIES_SENT_BYTES + 1, "in pairs");

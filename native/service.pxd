@@ -1,6 +1,6 @@
 """service.h: one data socket of a session as the responder serves it."""
 
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from cvmprobe.native.session cimport session_terms
 
@@ -12,8 +12,11 @@ cdef extern from "service.h" nogil:
         const session_terms *terms
         uint8_t *buffer
         int fd
+        uint32_t tag
         uint64_t *counts
     ctypedef int (*service_loop)(service *) noexcept nogil
     int service_running(const service *s)
+    int service_ended(const service *s)
+    int service_drains(const service *s, uint64_t last_ns)
     int service_count(service *s, uint64_t size, uint64_t operations, uint64_t now_ns)
     int service_count_sent(service *s, uint64_t size, uint64_t operations, uint64_t now_ns)

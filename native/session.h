@@ -1,7 +1,11 @@
 /* What the two ends of a session say to each other, drawn once. All numbers little endian, all reserved bytes zero.
  *
- * Every socket opens with a hello and is answered by a reply, or closed without a word. Socket 0 is the control socket;
- * its hello carries the terms, and over it the results come back when all data sockets have been drained.
+ * Every socket opens with a hello and is answered by a reply, or closed without a word. Socket 0 is the control socket,
+ * always TCP; its hello carries the terms, and over it the results come back when all data sockets have been drained.
+ * A data socket of a UDP kind asks for a cookie first, and is met with silence instead (udp_datagram.h).
+ *
+ *     control  ── hello, reply ────────────────────────────────────── FIN (UDP kinds) ── results ──
+ *     data            └── hello, reply ── payload ── … ── FIN (TCP kinds)       └ drained ┘
  *
  * hello   0      4         5      6       8            24      40              56            58  64    96
  *         | CVMP | version | kind | index | session id | nonce | control nonce | terms bytes | 0 | mac | terms
@@ -44,6 +48,8 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "structs are sent as t
 #define SESSION_MAX_STREAMS 64
 #define SESSION_MAX_BINS 4097
 #define SESSION_MAX_MESSAGE (1u << 20)
+#define SESSION_MIN_DATAGRAM 16u /* its header */
+#define SESSION_MAX_DATAGRAM 65507u
 #define SESSION_MAX_DURATION_MS (24u * 3600 * 1000)
 #define SESSION_MAX_KEY 64
 #define SESSION_MIN_KEY 16
@@ -172,6 +178,17 @@ static inline int session_is_zero(const uint8_t *bytes, size_t size)
     return !any;
 }
 
+/* Whether the data sockets of this kind are UDP. */
+static inline int session_kind_is_udp(uint8_t kind)
+{
+    return kind == KIND_UDP_RR || kind == KIND_UDP_STREAM;
+}
+
+static inline int session_datagram_fits(uint32_t size)
+{
+    return size >= SESSION_MIN_DATAGRAM && size <= SESSION_MAX_DATAGRAM;
+}
+
 /* Intervals until the deadline and the one behind it; 0 where the session has no bins. */
 static inline uint32_t session_bins(uint8_t kind, const struct session_terms *t)
 {
@@ -205,6 +222,11 @@ static inline int session_terms_sound(uint8_t kind, const struct session_terms *
                (t->direction != DIRECTION_BOTH || t->sockets % 2 == 0);
     case KIND_TCP_RR:
         return t->response_bytes > 0;
+    case KIND_UDP_RR:
+        return session_datagram_fits(t->request_bytes) && session_datagram_fits(t->response_bytes);
+    case KIND_UDP_STREAM:
+        return t->duration_ms && session_datagram_fits(t->request_bytes) && !t->response_bytes &&
+               t->sockets <= SESSION_MAX_STREAMS;
     }
     return 0;
 }

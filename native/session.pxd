@@ -11,6 +11,8 @@ cdef extern from "session.h" nogil:
         SESSION_MAX_SOCKETS
         SESSION_MAX_BINS
         SESSION_MAX_MESSAGE
+        SESSION_MIN_DATAGRAM
+        SESSION_MAX_DATAGRAM
         SESSION_MAX_DURATION_MS
         SESSION_MIN_KEY
         SESSION_MAX_KEY
@@ -100,6 +102,7 @@ cdef extern from "session.h" nogil:
         uint64_t *counts
     uint32_t session_bins(uint8_t kind, const session_terms *t)
     bint session_responder_sends(const session_terms *t, uint32_t index)
+    int session_kind_is_udp(uint8_t kind)
     int session_terms_sound(uint8_t kind, const session_terms *t)
     int hello_measure(const uint8_t *data, size_t received)
     size_t hello_pack(uint8_t *out, const session_key *k, hello h, const session_terms *terms)

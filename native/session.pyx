@@ -6,12 +6,19 @@ from libc.string cimport memcpy, memset
 from cvmprobe.errors import UsageError
 
 from cvmprobe.native.session cimport (
-    KIND_TCP_RR, KIND_TCP_STREAM, SESSION_CONGESTION_BYTES, SESSION_ID_BYTES, SESSION_MAX_KEY, SESSION_MAX_TERMS,
-    SESSION_MIN_KEY, SESSION_NONCE_BYTES, SHA256_BYTES, hello, hello_measure, hello_pack, hello_verify, hmac,
-    hmac_final, hmac_init, hmac_update, session_key, session_terms, session_terms_sound,
+    KIND_TCP_CRR, KIND_TCP_RR, KIND_TCP_STREAM, KIND_UDP_RR, KIND_UDP_STREAM, SESSION_CONGESTION_BYTES,
+    SESSION_ID_BYTES, SESSION_MAX_KEY, SESSION_MAX_TERMS, SESSION_MIN_KEY, SESSION_NONCE_BYTES, SHA256_BYTES, hello,
+    hello_measure, hello_pack, hello_verify, hmac, hmac_final, hmac_init, hmac_update, session_key, session_terms,
+    session_terms_sound,
 )
 
-KINDS = {"tcp_stream": KIND_TCP_STREAM, "tcp_rr": KIND_TCP_RR}
+KINDS = {
+    "tcp_stream": KIND_TCP_STREAM,
+    "tcp_rr": KIND_TCP_RR,
+    "tcp_crr": KIND_TCP_CRR,
+    "udp_rr": KIND_UDP_RR,
+    "udp_stream": KIND_UDP_STREAM,
+}
 
 
 cdef int session_key_set(session_key *k, bytes key) except -1:

@@ -25,6 +25,9 @@ enum socket_option {
     OPTION_CONGESTION,
 };
 
+/* What sort of data socket it is; the MSS goes into the SYN, so it is asked of what connects, and binds both ends. */
+enum options_for { OPTIONS_CONNECTING, OPTIONS_ACCEPTED, OPTIONS_UDP };
+
 struct refusal {
     uint32_t option; /* OPTION_NONE: nothing was refused */
     uint32_t error;  /* positive errno */
@@ -79,9 +82,8 @@ static inline int option_refused(struct refusal *refused, enum socket_option opt
     return -ENOPROTOOPT;
 }
 
-/* Set what the terms ask of a TCP socket; the MSS only while it is not `connected`, when it goes into the SYN and so
- * binds both ends. Returns 0, or -ENOPROTOOPT with what was refused. */
-static inline int options_apply(int fd, const struct session_terms *t, int connected, struct refusal *refused)
+/* Set what the terms ask; datagrams are paced by who sends them. Returns 0, or -ENOPROTOOPT with what was refused. */
+static inline int options_apply(int fd, const struct session_terms *t, enum options_for what, struct refusal *refused)
 {
     int error;
     if (t->dscp && (error = option_set_dscp(fd, t->dscp)))
@@ -90,7 +92,9 @@ static inline int options_apply(int fd, const struct session_terms *t, int conne
         return option_refused(refused, OPTION_SNDBUF, error);
     if (t->rcvbuf_bytes && (error = option_set_buffer(fd, SO_RCVBUF, t->rcvbuf_bytes)))
         return option_refused(refused, OPTION_RCVBUF, error);
-    if (t->mss && !connected && (error = option_set(fd, IPPROTO_TCP, TCP_MAXSEG, (int)t->mss)))
+    if (what == OPTIONS_UDP)
+        return 0;
+    if (t->mss && what == OPTIONS_CONNECTING && (error = option_set(fd, IPPROTO_TCP, TCP_MAXSEG, (int)t->mss)))
         return option_refused(refused, OPTION_MSS, error);
     if (t->rate_bytes_per_s && (error = option_set_rate(fd, t->rate_bytes_per_s)))
         return option_refused(refused, OPTION_RATE, error);

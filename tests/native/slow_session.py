@@ -113,6 +113,18 @@ def connect(port: int) -> socket.socket:
     return sock
 
 
+def cookie_datagram(cookie: bytes = bytes(16)) -> bytes:
+    """What asks for a cookie, and what gives it."""
+    return struct.pack("<4sB3x16s", b"CVMC", VERSION, cookie)
+
+
+def connect_udp(port: int) -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.settimeout(PATIENCE_S)
+    sock.connect(("127.0.0.1", port))
+    return sock
+
+
 def closed_without_a_word(sock: socket.socket) -> bool:
     return read_exactly(sock, 1) == b""
 
@@ -127,11 +139,33 @@ class SlowInitiator:
         for index in range(terms.sockets + 1):
             nonce = os.urandom(16) if index else self.nonce
             hello = ticket.hello(index, nonce, self.nonce, None if index else terms)
-            sock = connect(port)
-            sock.sendall(hello)
-            answer = read_exactly(sock, 64)
-            assert answer == ticket.reply(hello), f"socket {index} was answered {answer!r}"
-            self.sockets.append(sock)
+            self.sockets.append(self.dial_udp(hello) if index and self.udp else self.dial(hello))
+
+    @property
+    def udp(self) -> bool:
+        """Whether the data sockets are."""
+        return self.ticket.probe.startswith("udp")
+
+    def dial(self, hello: bytes) -> socket.socket:
+        sock = connect(self.port)
+        sock.sendall(hello)
+        answer = read_exactly(sock, 64)
+        assert answer == self.ticket.reply(hello), f"{hello!r} was answered {answer!r}"
+        return sock
+
+    def dial_udp(self, hello: bytes) -> socket.socket:
+        sock = connect_udp(self.port)
+        sock.send(cookie_datagram())
+        cookie = sock.recv(100)
+        assert cookie == cookie_datagram(cookie[8:])
+        sock.send(cookie + hello)
+        assert sock.recv(100) == self.ticket.reply(hello)
+        return sock
+
+    def datagram(self, index: int, sequence: int, size: int = 16) -> bytes:
+        """A payload datagram of the data socket with this index, from 1."""
+        tag = struct.unpack("<I", self.nonce[:4])[0] ^ index * 0x9E3779B1 & 0xFFFFFFFF
+        return struct.pack("<IIQ", tag, 0, sequence) + bytes(size - 16)
 
     @property
     def control(self) -> socket.socket:
@@ -143,7 +177,7 @@ class SlowInitiator:
 
     def drain(self) -> tuple[tuple[int, ...], list[int]] | None:
         """FIN everywhere, then the results: all counts, and the bins of the first series; None if cut."""
-        for sock in self.data:
+        for sock in [self.control] if self.udp else self.data:
             sock.shutdown(socket.SHUT_WR)
         return self.read_results()
 

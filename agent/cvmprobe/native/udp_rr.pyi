@@ -1,0 +1,1 @@
+"""Request and response in single datagrams over connected UDP sockets: the serving side."""

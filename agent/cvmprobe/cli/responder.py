@@ -99,9 +99,10 @@ def _serve(serving: "Responder", key: bytes, max_bytes: int) -> int:
 
 
 def _admit(serving: "Responder", key: bytes, max_bytes: int) -> None:
+    from cvmprobe.probes.catalog import CATALOG  # noqa: PLC0415 - only this verb and 'probe' need the probes
     from cvmprobe.probes.responder import SERVED  # noqa: PLC0415 - native, see above
 
-    for probe in SERVED:
+    for probe in filter(CATALOG.__contains__, SERVED):
         serving.admit(session_of(key, probe), key, probe, valid_for_ms=_VALID_MS, max_bytes=max_bytes)
 
 

@@ -1,77 +1,151 @@
-/* Whom a responder lets in: session ids with their keys, until when, for how many bytes, and every nonce seen. */
+/* Whom a responder lets in: session ids with their keys, until when, for how many bytes, and every nonce seen.
+ *
+ * Beside those that are named there may be one open admission: any session id and kind under one key. Each session that
+ * it lets in gets an admission of its own, which ends with it; the nonce of its control hello stays used for good, and
+ * a data hello is worth nothing without that control hello.
+ */
 #ifndef CVMPROBE_ADMISSION_H
 #define CVMPROBE_ADMISSION_H
 
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-
+#include "nonce_set.h"
 #include "session.h"
 
-#define ADMISSION_MAX 1024
+#define ADMISSION_MAX 4096
+#define ADMISSION_BUCKETS 4096
 /* A session id that was used this often is worn out: it lets nobody in until it is admitted under a new key. */
 #define ADMISSION_MAX_NONCES 16384
+#define ADMISSION_MAX_OPEN_NONCES (1u << 20) /* so for the open admission; 32 MiB then */
 #define ADMISSION_MAX_VALID_MS (25u * 3600 * 1000)
+
+_Static_assert(NONCE_BYTES == SESSION_NONCE_BYTES, "one kind of nonces");
+
+struct session;
 
 struct admission {
     int used;
+    int open; /* made by the open admission */
     uint8_t kind;
     uint8_t session_id[SESSION_ID_BYTES];
     struct session_key key;
     uint64_t valid_until_ns;
     uint64_t max_bytes;
-    uint64_t spent_bytes; /* by sessions that have ended */
-    uint8_t (*nonces)[SESSION_NONCE_BYTES];
-    uint32_t nonce_count;
-    uint32_t nonce_room;
+    uint64_t spent_bytes; /* of max_bytes */
+    uint64_t moved_bytes; /* in all, renewals included */
+    struct nonce_set nonces;
+    struct session *session; /* the one that runs; NULL: none does */
+    uint32_t sessions;       /* that are charged to it, those that are winding up included */
+    uint32_t next;           /* in its bucket, or of the free places */
 };
 
-static inline struct admission *admission_find(struct admission *table, const uint8_t *session_id)
+struct open_admission {
+    int used;
+    struct session_key key;
+    uint64_t valid_until_ns;
+    uint64_t max_bytes; /* of each session */
+    struct nonce_set nonces;
+};
+
+/* Places are named by their number; ADMISSION_MAX: none. */
+struct admissions {
+    struct admission places[ADMISSION_MAX];
+    uint32_t buckets[ADMISSION_BUCKETS];
+    uint32_t free;
+    struct open_admission any;
+};
+
+static inline void admissions_init(struct admissions *t)
 {
-    for (unsigned i = 0; i < ADMISSION_MAX; i++)
-        if (table[i].used && !memcmp(table[i].session_id, session_id, SESSION_ID_BYTES))
-            return &table[i];
+    for (uint32_t i = 0; i < ADMISSION_BUCKETS; i++)
+        t->buckets[i] = ADMISSION_MAX;
+    for (uint32_t i = 0; i < ADMISSION_MAX; i++)
+        t->places[i].next = i + 1;
+    t->free = 0;
+}
+
+/* Session ids are random. */
+static inline uint32_t *admission_bucket(struct admissions *t, const uint8_t *session_id)
+{
+    uint32_t number;
+    memcpy(&number, session_id, sizeof number);
+    return &t->buckets[number % ADMISSION_BUCKETS];
+}
+
+static inline struct admission *admission_find(struct admissions *t, const uint8_t *session_id)
+{
+    for (uint32_t i = *admission_bucket(t, session_id); i < ADMISSION_MAX; i = t->places[i].next)
+        if (!memcmp(t->places[i].session_id, session_id, SESSION_ID_BYTES))
+            return &t->places[i];
     return NULL;
 }
 
-static inline void admission_clear(struct admission *a)
+/* Give a place back. No session may be charged to it any more. */
+static inline void admission_clear(struct admissions *t, struct admission *a)
 {
-    free(a->nonces);
+    uint32_t number = (uint32_t)(a - t->places), *link = admission_bucket(t, a->session_id);
+    while (*link != number)
+        link = &t->places[*link].next;
+    *link = a->next;
+    nonce_set_clear(&a->nonces);
     explicit_bzero(a, sizeof *a);
+    a->next = t->free;
+    t->free = number;
 }
 
 /* A place for a new admission: a free one, or one that has expired; NULL when all hold. */
-static inline struct admission *admission_place(struct admission *table, uint64_t now_ns)
+static inline struct admission *admission_place(struct admissions *t, const uint8_t *session_id, uint64_t now_ns)
 {
-    for (unsigned i = 0; i < ADMISSION_MAX; i++)
-        if (!table[i].used)
-            return &table[i];
-    for (unsigned i = 0; i < ADMISSION_MAX; i++)
-        if (table[i].valid_until_ns <= now_ns) {
-            admission_clear(&table[i]);
-            return &table[i];
-        }
-    return NULL;
+    for (uint32_t i = 0; t->free == ADMISSION_MAX && i < ADMISSION_MAX; i++)
+        if (t->places[i].valid_until_ns <= now_ns && !t->places[i].sessions)
+            admission_clear(t, &t->places[i]);
+    if (t->free == ADMISSION_MAX)
+        return NULL;
+    struct admission *a = &t->places[t->free];
+    uint32_t number = t->free, *bucket = admission_bucket(t, session_id);
+    t->free = a->next;
+    *a = (struct admission){.used = 1, .next = *bucket};
+    memcpy(a->session_id, session_id, SESSION_ID_BYTES);
+    *bucket = number;
+    return a;
 }
 
-/* Use up a nonce. Returns 0 if it is new, -EALREADY if it was used, -ENOSPC or -ENOMEM if it cannot be kept. */
-static inline int admission_use_nonce(struct admission *a, const uint8_t *nonce)
+/* Forget everything, nonces included. */
+static inline void admissions_clear(struct admissions *t)
 {
-    for (uint32_t i = 0; i < a->nonce_count; i++)
-        if (!memcmp(a->nonces[i], nonce, SESSION_NONCE_BYTES))
-            return -EALREADY;
-    if (a->nonce_count == ADMISSION_MAX_NONCES)
-        return -ENOSPC;
-    if (a->nonce_count == a->nonce_room) {
-        uint32_t room = a->nonce_room ? a->nonce_room * 2 : 16;
-        void *more = realloc(a->nonces, room * sizeof *a->nonces);
-        if (!more)
-            return -ENOMEM;
-        a->nonces = (uint8_t(*)[SESSION_NONCE_BYTES])more;
-        a->nonce_room = room;
+    for (uint32_t i = 0; i < ADMISSION_MAX; i++)
+        nonce_set_clear(&t->places[i].nonces);
+    nonce_set_clear(&t->any.nonces);
+    explicit_bzero(t, sizeof *t);
+    admissions_init(t);
+}
+
+/* Use up the nonce of a verified hello. Returns 0, -EALREADY, -ENOSPC or -ENOMEM. */
+static inline int admission_use_nonce(struct admissions *t, struct admission *a, const struct hello *h)
+{
+    if (a->open && !h->index) {
+        int error = nonce_set_use(&t->any.nonces, h->nonce, ADMISSION_MAX_OPEN_NONCES);
+        if (error)
+            return error;
     }
-    memcpy(a->nonces[a->nonce_count++], nonce, SESSION_NONCE_BYTES);
-    return 0;
+    return nonce_set_use(&a->nonces, h->nonce, ADMISSION_MAX_NONCES);
+}
+
+/* The admission of a hello: one that names its session id, or a new one under the open admission's key. */
+static inline struct admission *admission_of(struct admissions *t, const uint8_t *hello, size_t size, uint64_t now_ns)
+{
+    struct hello h;
+    memcpy(&h, hello, sizeof h);
+    struct admission *a = admission_find(t, h.session_id);
+    if (a || h.index || !t->any.used || now_ns >= t->any.valid_until_ns || !hello_verify(hello, size, &t->any.key))
+        return a;
+    a = admission_place(t, h.session_id, now_ns);
+    if (!a)
+        return NULL;
+    a->open = 1;
+    a->kind = h.kind;
+    a->key = t->any.key;
+    a->valid_until_ns = t->any.valid_until_ns;
+    a->max_bytes = t->any.max_bytes;
+    return a;
 }
 
 #endif

@@ -158,6 +158,7 @@ static inline int responder_open(struct responder *r, const char *host, uint16_t
     for (unsigned i = 0; i < RESPONDER_MAX_HANDSHAKES; i++)
         r->handshakes[i].fd = -1;
     pthread_mutex_init(&r->lock, NULL);
+    admissions_init(&r->admissions);
     int error = responder_listen(r, host, port, call);
     if (error)
         return error;
@@ -184,14 +185,23 @@ static inline uint32_t responder_sessions(struct responder *r)
     return count;
 }
 
-/* Carry a new end and a new allowance over to the session that runs. */
-static inline void responder_renew(struct responder *r, struct admission *a)
+/* Carry a new end over to the session that runs. */
+static inline void responder_extend(struct admission *a, uint64_t valid_until_ns)
 {
-    struct session *s = responder_find(r, a->session_id);
-    if (s) {
-        responder_charge(r, s);
-        __atomic_store_n(&s->tally.limit, s->charged_bytes + a->max_bytes, __ATOMIC_RELAXED);
+    struct session *s = responder_running(a);
+    a->valid_until_ns = valid_until_ns;
+    if (s)
         s->deadline_ns = responder_deadline(a, &s->terms, clock_now_ns());
+}
+
+/* Carry a new allowance over to the session that runs. */
+static inline void responder_allow(struct admission *a, uint64_t max_bytes)
+{
+    struct session *s = responder_running(a);
+    a->max_bytes = max_bytes;
+    if (s) {
+        responder_charge(s);
+        __atomic_store_n(&s->tally.limit, s->charged_bytes + max_bytes, __ATOMIC_RELAXED);
     }
     a->spent_bytes = 0;
 }
@@ -202,38 +212,72 @@ static inline int responder_admit(struct responder *r, const uint8_t *session_id
                                   uint8_t kind, uint64_t valid_until_ns, uint64_t max_bytes)
 {
     pthread_mutex_lock(&r->lock);
-    struct admission *a = admission_find(r->admissions, session_id);
+    struct admission *a = admission_find(&r->admissions, session_id);
     if (a && (a->kind != kind || memcmp(&a->key, key, sizeof *key))) {
-        responder_cut(r, session_id);
-        admission_clear(a);
+        responder_forget(r, a);
         a = NULL;
     }
     if (!a)
-        a = admission_place(r->admissions, clock_now_ns());
+        a = admission_place(&r->admissions, session_id, clock_now_ns());
     if (a) {
-        a->used = 1;
+        a->open = 0;
         a->kind = kind;
         a->key = *key;
-        memcpy(a->session_id, session_id, SESSION_ID_BYTES);
-        a->valid_until_ns = valid_until_ns;
-        a->max_bytes = max_bytes;
-        responder_renew(r, a);
+        responder_extend(a, valid_until_ns);
+        responder_allow(a, max_bytes);
     }
     pthread_mutex_unlock(&r->lock);
     eventfd_write(r->wake, 1); /* an end may have come nearer */
     return a ? 0 : -ENOSPC;
 }
 
+/* Let in any session id and kind under this key, each session for so many bytes. The same key again is a new end, also
+ * for the sessions that run; another key ends them. */
+static inline void responder_admit_any(struct responder *r, const struct session_key *key, uint64_t valid_until_ns,
+                                       uint64_t max_bytes)
+{
+    struct open_admission *any = &r->admissions.any;
+    pthread_mutex_lock(&r->lock);
+    int same = any->used && !memcmp(&any->key, key, sizeof *key);
+    for (uint32_t i = 0; i < ADMISSION_MAX; i++) {
+        struct admission *a = &r->admissions.places[i];
+        if (a->used && a->open && same)
+            responder_extend(a, valid_until_ns);
+        else if (a->used && a->open)
+            responder_forget(r, a);
+    }
+    if (!same)
+        nonce_set_clear(&any->nonces);
+    any->used = 1;
+    any->key = *key;
+    any->valid_until_ns = valid_until_ns;
+    any->max_bytes = max_bytes;
+    pthread_mutex_unlock(&r->lock);
+    eventfd_write(r->wake, 1);
+}
+
 /* Forget an id and end its session at once. */
 static inline void responder_revoke(struct responder *r, const uint8_t *session_id)
 {
     pthread_mutex_lock(&r->lock);
-    struct admission *a = admission_find(r->admissions, session_id);
-    responder_cut(r, session_id);
+    struct admission *a = admission_find(&r->admissions, session_id);
     if (a)
-        admission_clear(a);
+        responder_forget(r, a);
     pthread_mutex_unlock(&r->lock);
     eventfd_write(r->wake, 1);
+}
+
+/* Payload that the sessions of an admission have moved so far, both ways; RESULT_UNKNOWN where there is none. */
+static inline uint64_t responder_spent(struct responder *r, const uint8_t *session_id)
+{
+    pthread_mutex_lock(&r->lock);
+    struct admission *a = admission_find(&r->admissions, session_id);
+    for (uint32_t i = 0; a && i < r->session_count; i++)
+        if (r->sessions[i]->admission == a)
+            responder_charge(r->sessions[i]);
+    uint64_t spent = a ? a->moved_bytes : RESULT_UNKNOWN;
+    pthread_mutex_unlock(&r->lock);
+    return spent;
 }
 
 /* Stop, cut all sessions, wait for their services, free everything but *r itself. Also after a failed open. */
@@ -251,8 +295,7 @@ static inline void responder_close(struct responder *r)
     for (uint32_t i = 0; i < r->session_count; i++)
         session_free(r->sessions[i]);
     r->session_count = 0;
-    for (unsigned i = 0; i < ADMISSION_MAX; i++)
-        admission_clear(&r->admissions[i]);
+    admissions_clear(&r->admissions);
     if (r->wake >= 0)
         close(r->wake);
     responder_close_listeners(r);

@@ -31,5 +31,7 @@ cdef extern from "responder.h" nogil:
     uint32_t responder_sessions(responder *r)
     int responder_admit(responder *r, const uint8_t *session_id, const session_key *key, uint8_t kind,
                         uint64_t valid_until_ns, uint64_t max_bytes)
+    void responder_admit_any(responder *r, const session_key *key, uint64_t valid_until_ns, uint64_t max_bytes)
+    uint64_t responder_spent(responder *r, const uint8_t *session_id)
     void responder_revoke(responder *r, const uint8_t *session_id)
     void responder_close(responder *r)

@@ -11,10 +11,11 @@ from cvmprobe.native.counters cimport counter_read
 from cvmprobe.native.responder cimport (
     ADMISSION_MAX, ADMISSION_MAX_VALID_MS, COUNT_COMPLETED, COUNT_CONNECTIONS, COUNT_COOKIES, COUNT_CUT, COUNT_FORGED,
     COUNT_HELLOS, COUNT_MALFORMED, COUNT_REFUSED, COUNT_REPLAYED, COUNT_SESSIONS, COUNT_TIMED_OUT, COUNT_UNKNOWN,
-    responder, responder_admit, responder_close, responder_open, responder_revoke, responder_sessions,
+    responder, responder_admit, responder_admit_any, responder_close, responder_open, responder_revoke,
+    responder_sessions, responder_spent,
 )
 from cvmprobe.native.session cimport (
-    KIND_TCP_RR, KIND_TCP_STREAM, KIND_UDP_RR, SESSION_ID_BYTES, session_id_set, session_key, session_key_set,
+    KIND_TCP_RR, KIND_TCP_STREAM, KIND_UDP_RR, RESULT_UNKNOWN, SESSION_ID_BYTES, session_id_set, session_key, session_key_set,
 )
 from cvmprobe.native.session import KINDS
 from cvmprobe.native.tcp_rr cimport tcp_rr_serve
@@ -45,6 +46,12 @@ cdef void serve_all_kinds(responder *r) noexcept:
     r.serve[KIND_TCP_STREAM] = tcp_stream_serve
     r.serve[KIND_TCP_RR] = tcp_rr_serve
     r.serve[KIND_UDP_RR] = udp_rr_serve
+
+
+cdef uint64_t valid_until_ns(uint64_t valid_for_ms) except 0:
+    if valid_for_ms > ADMISSION_MAX_VALID_MS:
+        raise UsageError(f"an admission is valid for {ADMISSION_MAX_VALID_MS} ms at the most, not {valid_for_ms}")
+    return clock_now_ns() + valid_for_ms * 1_000_000
 
 
 cdef class Responder:
@@ -83,15 +90,36 @@ cdef class Responder:
         session_key_set(&k, key)
         if probe not in KINDS or not self._r.serve[<int>KINDS[probe]]:
             raise UsageError(f"no responder serves {probe!r}; look in the catalog of this build")
-        if valid_for_ms > ADMISSION_MAX_VALID_MS:
-            raise UsageError(f"an admission is valid for {ADMISSION_MAX_VALID_MS} ms at the most, not {valid_for_ms}")
         cdef uint8_t kind = KINDS[probe]
-        cdef uint64_t until_ns = clock_now_ns() + valid_for_ms * 1_000_000
+        cdef uint64_t until_ns = valid_until_ns(valid_for_ms)
         cdef int error
         with nogil:
             error = responder_admit(self._r, name, &k, kind, until_ns, max_bytes)
         if error < 0:
             raise UsageError(f"{ADMISSION_MAX} sessions are admitted already: revoke one")
+
+    def admit_any(self, bytes key not None, *, uint64_t valid_for_ms, uint64_t max_bytes):
+        """Let in any session id and probe under this key, each session for so many bytes of payload.
+
+        Each nonce is good once for as long as the key stays. The same key again is a new end, also for the sessions
+        that run; another key ends them. Raises UsageError.
+        """
+        cdef session_key k
+        self._must_be_open()
+        session_key_set(&k, key)
+        cdef uint64_t until_ns = valid_until_ns(valid_for_ms)
+        with nogil:
+            responder_admit_any(self._r, &k, until_ns, max_bytes)
+
+    def spent(self, bytes session_id not None):
+        """Bytes of payload that this id's sessions have moved since it was admitted; None for one that is not."""
+        cdef uint8_t[SESSION_ID_BYTES] name
+        cdef uint64_t spent
+        self._must_be_open()
+        session_id_set(name, session_id)
+        with nogil:
+            spent = responder_spent(self._r, name)
+        return None if spent == RESULT_UNKNOWN else spent
 
     def revoke(self, bytes session_id not None):
         """Forget an admission and cut its session; does nothing for one that is not there."""

@@ -63,7 +63,7 @@ struct responder {
     uint64_t counts[RESPONDER_COUNTS]; /* single writer: the responder's thread */
     struct handshake handshakes[RESPONDER_MAX_HANDSHAKES];
     pthread_mutex_t lock; /* guards what follows */
-    struct admission admissions[ADMISSION_MAX];
+    struct admissions admissions;
     struct session *sessions[RESPONDER_MAX_SESSIONS];
     uint32_t session_count;
     uint32_t service_count;
@@ -76,31 +76,53 @@ static inline void responder_counted(struct responder *r, enum responder_count w
 
 /* -- sessions; the lock is held -- */
 
-static inline struct session *responder_find(struct responder *r, const uint8_t *session_id)
+/* The running session of an admission, or NULL. */
+static inline struct session *responder_running(const struct admission *a)
 {
-    for (uint32_t i = 0; i < r->session_count; i++)
-        if (session_running(r->sessions[i]) && session_is(r->sessions[i], session_id))
-            return r->sessions[i];
-    return NULL;
+    return a && a->session && session_running(a->session) ? a->session : NULL;
 }
 
 /* Tell its admission what the session has moved since it was told last. */
-static inline void responder_charge(struct responder *r, struct session *s)
+static inline void responder_charge(struct session *s)
 {
     uint64_t bytes = __atomic_load_n(&s->tally.bytes, __ATOMIC_RELAXED);
-    struct admission *a = admission_find(r->admissions, s->control.session_id);
-    if (a)
-        a->spent_bytes += bytes - s->charged_bytes;
+    if (s->admission) {
+        s->admission->spent_bytes += bytes - s->charged_bytes;
+        s->admission->moved_bytes += bytes - s->charged_bytes;
+    }
     s->charged_bytes = bytes;
 }
 
-static inline void responder_cut(struct responder *r, const uint8_t *session_id)
+static inline void responder_cut(struct admission *a)
 {
-    struct session *s = responder_find(r, session_id);
+    struct session *s = responder_running(a);
     if (!s)
         return;
     session_cut(s);
-    responder_charge(r, s);
+    responder_charge(s);
+}
+
+/* An admission ends: cut its session, and let go of those that are still winding up. */
+static inline void responder_forget(struct responder *r, struct admission *a)
+{
+    responder_cut(a);
+    for (uint32_t i = 0; a->sessions && i < r->session_count; i++)
+        if (r->sessions[i]->admission == a)
+            r->sessions[i]->admission = NULL;
+    admission_clear(&r->admissions, a);
+}
+
+/* A session is over: settle with its admission, which may have lived for this session only. */
+static inline void responder_settle(struct responder *r, struct session *s)
+{
+    struct admission *a = s->admission;
+    responder_charge(s);
+    if (!a)
+        return;
+    if (a->session == s)
+        a->session = NULL;
+    if (!--a->sessions && a->open)
+        admission_clear(&r->admissions, a);
 }
 
 static inline void responder_reap(struct responder *r, uint64_t now_ns)
@@ -114,8 +136,8 @@ static inline void responder_reap(struct responder *r, uint64_t now_ns)
             continue;
         }
         responder_counted(r, s->complete ? COUNT_COMPLETED : COUNT_CUT);
-        responder_charge(r, s);
-        r->service_count -= s->terms.sockets;
+        responder_settle(r, s);
+        r->service_count -= s->threads;
         session_free(s);
         r->sessions[i] = r->sessions[--r->session_count];
     }
@@ -137,8 +159,8 @@ static inline int responder_open_session(struct responder *r, struct admission *
     memcpy(&terms, c->data + sizeof *h, sizeof terms);
     if (!session_terms_sound(h->kind, &terms))
         return -EINVAL;
-    responder_cut(r, h->session_id); /* the initiator has begun anew; what was left of it is stale */
-    if (r->session_count == RESPONDER_MAX_SESSIONS || r->service_count + terms.sockets > RESPONDER_MAX_SERVICES)
+    responder_cut(a); /* the initiator has begun anew; what was left of it is stale */
+    if (r->session_count == RESPONDER_MAX_SESSIONS || r->service_count + session_threads(&terms, r->grouped[h->kind]) > RESPONDER_MAX_SERVICES)
         return -EUSERS;
     if (a->spent_bytes >= a->max_bytes)
         return -EDQUOT;
@@ -151,7 +173,10 @@ static inline int responder_open_session(struct responder *r, struct admission *
     s->tally.limit = a->max_bytes - a->spent_bytes;
     s->deadline_ns = responder_deadline(a, &terms, now_ns);
     r->sessions[r->session_count++] = s;
-    r->service_count += terms.sockets;
+    r->service_count += s->threads;
+    s->admission = a;
+    a->session = s;
+    a->sessions++;
     responder_counted(r, COUNT_SESSIONS);
     return 0;
 }
@@ -194,10 +219,10 @@ static inline int responder_start_datagrams(struct session *s, const struct admi
     return error;
 }
 
-static inline int responder_start_service(struct responder *r, const struct admission *a, const struct handshake *c,
+static inline int responder_start_service(const struct admission *a, const struct handshake *c,
                                           const struct hello *h)
 {
-    struct session *s = responder_find(r, h->session_id);
+    struct session *s = responder_running(a);
     if (!s || memcmp(s->control.nonce, h->control_nonce, SESSION_NONCE_BYTES) || h->index > s->terms.sockets)
         return -ENOENT;
     if (c->way)
@@ -211,12 +236,28 @@ static inline int responder_start_service(struct responder *r, const struct admi
     return error ? error : session_serve(s, h->index, c->fd);
 }
 
-/* Let a complete hello in. Returns 0 (the socket is taken), or why not. */
+/* Let a right hello in. Returns 0, or why not. */
+static inline int responder_let_in(struct responder *r, struct admission *a, const struct handshake *c,
+                                   const struct hello *h, uint64_t now_ns)
+{
+    int error = admission_use_nonce(&r->admissions, a, h);
+    if (error == -EALREADY)
+        responder_counted(r, COUNT_REPLAYED);
+    if (!error && (h->kind != a->kind || (c->way != NULL) != (h->index && session_kind_is_udp(h->kind))))
+        error = -EPROTO;
+    if (!error)
+        error = h->index ? responder_start_service(a, c, h) : responder_open_session(r, a, c, h, now_ns);
+    if (error && error != -EALREADY)
+        responder_counted(r, COUNT_REFUSED);
+    return error;
+}
+
+/* Look at a complete hello. Returns 0 (the socket is taken), or why not. */
 static inline int responder_greet(struct responder *r, const struct handshake *c, size_t size, uint64_t now_ns)
 {
     struct hello h;
     memcpy(&h, c->data, sizeof h);
-    struct admission *a = admission_find(r->admissions, h.session_id);
+    struct admission *a = admission_of(&r->admissions, c->data, size, now_ns);
     if (!a || now_ns >= a->valid_until_ns) {
         responder_counted(r, COUNT_UNKNOWN);
         return -ENOENT;
@@ -225,20 +266,14 @@ static inline int responder_greet(struct responder *r, const struct handshake *c
         responder_counted(r, COUNT_FORGED);
         return -EBADMSG;
     }
-    int error = admission_use_nonce(a, h.nonce);
-    if (error == -EALREADY)
-        responder_counted(r, COUNT_REPLAYED);
-    if (!error && (h.kind != a->kind || (c->way != NULL) != (h.index && session_kind_is_udp(h.kind))))
-        error = -EPROTO;
-    if (!error)
-        error = h.index ? responder_start_service(r, a, c, &h) : responder_open_session(r, a, c, &h, now_ns);
-    if (error && error != -EALREADY)
-        responder_counted(r, COUNT_REFUSED);
+    int error = responder_let_in(r, a, c, &h, now_ns);
+    if (error && a->open && !a->sessions)
+        admission_clear(&r->admissions, a);
     if (error)
         return error;
     responder_counted(r, COUNT_HELLOS);
     if (!h.index && responder_reply(a, c->fd, &h))
-        responder_cut(r, h.session_id);
+        responder_cut(a);
     return 0;
 }
 

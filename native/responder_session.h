@@ -23,8 +23,11 @@
 #define SESSION_DRAIN_NS UINT64_C(2000000000)
 #define SESSION_POLL_MS 50
 
+struct admission;
+
 struct session {
     struct tally tally;
+    struct admission *admission; /* that it is charged to; NULL: that is gone */
     struct hello control;
     struct session_terms terms;
     struct session_key key;
@@ -51,9 +54,9 @@ static inline int session_running(const struct session *s)
     return (int)__atomic_load_n(&s->tally.running, __ATOMIC_RELAXED);
 }
 
-static inline int session_is(const struct session *s, const uint8_t *session_id)
+static inline uint32_t session_threads(const struct session_terms *t, int grouped)
 {
-    return !memcmp(s->control.session_id, session_id, SESSION_ID_BYTES);
+    return grouped ? 1 : t->sockets;
 }
 
 /* When it is cut, should nothing end it before. */
@@ -194,7 +197,7 @@ static inline struct session *session_new(const struct hello *control, const str
         return NULL;
     }
     *s = (struct session){.control = *control, .terms = *terms, .key = *key, .fd = fd, .services = services,
-                          .bins_each = bins_each, .bins = room, .threads = grouped ? 1 : terms->sockets,
+                          .bins_each = bins_each, .bins = room, .threads = session_threads(terms, grouped),
                           .setup_until_ns = now_ns + SESSION_SETUP_NS, .tally.running = 1};
     for (uint32_t i = 0; i < terms->sockets; i++) {
         services[i] = (struct service){.session = s, .terms = &s->terms, .tally = &s->tally, .fd = -1,

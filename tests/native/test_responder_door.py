@@ -264,11 +264,11 @@ def test_a_bad_admission_is_named(responder, change, named):
 
 
 def test_admissions_are_bounded_and_expired_ones_give_way(responder):
-    for _ in range(1023):
+    for _ in range(4095):
         admit(responder, Ticket())
     admit(responder, Ticket(), valid_for_ms=0)
     admit(responder, Ticket())
-    with pytest.raises(UsageError, match="1024"):
+    with pytest.raises(UsageError, match="4096"):
         admit(responder, Ticket())
 
 

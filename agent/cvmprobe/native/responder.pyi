@@ -17,6 +17,16 @@ class Responder:
         Admitting the same id, key and probe again renews it: a new end, and a new allowance. Raises UsageError.
         """
 
+    def admit_any(self, key: bytes, *, valid_for_ms: int, max_bytes: int) -> None:
+        """Let in any session id and probe under this key, each session for so many bytes of payload.
+
+        Each nonce is good once for as long as the key stays. The same key again is a new end, also for the sessions
+        that run; another key ends them. Raises UsageError.
+        """
+
+    def spent(self, session_id: bytes) -> int | None:
+        """Bytes of payload that this id's sessions have moved since it was admitted; None for one that is not."""
+
     def revoke(self, session_id: bytes) -> None:
         """Forget an admission and cut its session; does nothing for one that is not there."""
 

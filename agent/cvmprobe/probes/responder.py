@@ -32,6 +32,19 @@ class Responder:
         with self._using:
             self._native.admit(session_id, key, probe.value, valid_for_ms=valid_for_ms, max_bytes=max_bytes)
 
+    def admit_any(self, key: bytes, *, valid_for_ms: int, max_bytes: int) -> None:
+        """Let in whoever holds ``key`` (16 to 64 bytes), under any session id, each session for so many bytes of payload.
+
+        The same key again is a new end, also for the sessions that run; another key ends them. Raises UsageError.
+        """
+        with self._using:
+            self._native.admit_any(key, valid_for_ms=valid_for_ms, max_bytes=max_bytes)
+
+    def spent(self, session_id: bytes) -> int | None:
+        """Return the bytes of payload that this id's sessions have moved; None where it is not admitted."""
+        with self._using:
+            return self._native.spent(session_id)
+
     def revoke(self, session_id: bytes) -> None:
         """Let nobody in under this id any more, and cut its session."""
         with self._using:

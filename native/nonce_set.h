@@ -1,4 +1,4 @@
-/* Every nonce that was used under a key: a hash table that grows up to a bound. Nonces are random, so they hash themselves. */
+/* Every nonce that was used under a key: a hash table with a bound. Nonces are random, so they are their own hash. */
 #ifndef CVMPROBE_NONCE_SET_H
 #define CVMPROBE_NONCE_SET_H
 

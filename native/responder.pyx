@@ -15,7 +15,8 @@ from cvmprobe.native.responder cimport (
     responder_sessions, responder_spent,
 )
 from cvmprobe.native.session cimport (
-    KIND_TCP_RR, KIND_TCP_STREAM, KIND_UDP_RR, RESULT_UNKNOWN, SESSION_ID_BYTES, session_id_set, session_key, session_key_set,
+    KIND_TCP_RR, KIND_TCP_STREAM, KIND_UDP_RR, RESULT_UNKNOWN, SESSION_ID_BYTES, session_id_set, session_key,
+    session_key_set,
 )
 from cvmprobe.native.session import KINDS
 from cvmprobe.native.tcp_rr cimport tcp_rr_serve

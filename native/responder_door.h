@@ -160,7 +160,8 @@ static inline int responder_open_session(struct responder *r, struct admission *
     if (!session_terms_sound(h->kind, &terms))
         return -EINVAL;
     responder_cut(a); /* the initiator has begun anew; what was left of it is stale */
-    if (r->session_count == RESPONDER_MAX_SESSIONS || r->service_count + session_threads(&terms, r->grouped[h->kind]) > RESPONDER_MAX_SERVICES)
+    uint32_t threads = session_threads(&terms, r->grouped[h->kind]);
+    if (r->session_count == RESPONDER_MAX_SESSIONS || r->service_count + threads > RESPONDER_MAX_SERVICES)
         return -EUSERS;
     if (a->spent_bytes >= a->max_bytes)
         return -EDQUOT;

@@ -84,12 +84,16 @@ class FakeExecution:
 class FakeResponder:
     def __init__(self) -> None:
         self.admitted: dict[bytes, tuple[bytes, Probe, int, int]] = {}
+        self.moved: int | None = None
         self.error: ProbeError | None = None
 
     def admit(self, session_id: bytes, key: bytes, probe: Probe, *, valid_for_ms: int, max_bytes: int) -> None:
         if self.error is not None:
             raise self.error
         self.admitted[session_id] = (key, probe, valid_for_ms, max_bytes)
+
+    def spent(self, session_id: bytes) -> int | None:
+        return self.moved if session_id in self.admitted else None
 
     def revoke(self, session_id: bytes) -> None:
         self.admitted.pop(session_id, None)
@@ -497,6 +501,17 @@ def test_a_responder_admits_reports_armed_and_lets_go_when_revoked(node: Node):
     assert node.responder.admitted == {}
     assert [report.state for report in node.reports()] == [LeaseState.REVOKED]
     assert not node.outbox.quiet
+
+
+@pytest.mark.parametrize(("moved", "left"), [(30, 970), (0, 1_000), (None, 100)])
+def test_a_responder_is_charged_what_it_moved_or_all_of_it(node: Node, moved: int | None, left: int):
+    responding = lease(side=Side.RESPONDER, source=PEER, target=EndpointTarget(OWN, NetPath.INTER_NODE), max_bytes=900)
+    node.responder.moved = moved
+    node.receive(responding)
+    node.receive(Revoke(ID, "measured"))
+    node.reports()
+    node.receive(replace(responding, lease_id=OTHER_ID, max_bytes=1_001))
+    assert f"of which {left} are left today" in node.reports()[-1].detail
 
 
 def test_a_responder_that_cannot_admit_says_why(node: Node):

@@ -268,7 +268,7 @@ class Leases:
         if self._held.pop((lease.lease_id, lease.side), None) is not held:
             return  # it was given up before it ended
         state, detail = held.verdict or ((LeaseState.FAILED, outcome.error) if outcome.error else (LeaseState.DONE, ""))
-        self._budget.settle(lease, _used(lease, outcome.totals))
+        self._budget.settle(lease, self._used(held, outcome.totals))
         if lease.side is Side.RESPONDER:
             self._responder.revoke(_session(lease))
         else:
@@ -284,6 +284,12 @@ class Leases:
             self._light.resume()
         last_seq = self._outbox.number() if windows else 0
         self._report(lease, state, detail=detail, last_seq=last_seq, totals=outcome.totals)
+
+    def _used(self, held: _Held, totals: Mapping[str, int]) -> int | None:
+        """Return the bytes a side spent of its budget; None where they were not counted."""
+        if held.lease.side is Side.INITIATOR:
+            return _used(held.lease, totals)
+        return self._responder.spent(_session(held.lease)) if held.begun else 0
 
     def _show(self) -> None:
         for held in self._held.values():

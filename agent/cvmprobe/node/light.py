@@ -28,6 +28,10 @@ class Doorkeeper(Protocol):
         """Let in sessions that know ``key``."""
         ...
 
+    def spent(self, session_id: bytes) -> int | None:
+        """Bytes of payload that its sessions moved; None where it is not admitted."""
+        ...
+
     def revoke(self, session_id: bytes) -> None:
         """Let nobody in any more, and end what runs."""
         ...

@@ -33,7 +33,7 @@ class Responder:
             self._native.admit(session_id, key, probe.value, valid_for_ms=valid_for_ms, max_bytes=max_bytes)
 
     def admit_any(self, key: bytes, *, valid_for_ms: int, max_bytes: int) -> None:
-        """Let in whoever holds ``key`` (16 to 64 bytes), under any session id, each session for so many bytes of payload.
+        """Let in whoever holds ``key`` (16 to 64 bytes), under any session id, each session for so many bytes.
 
         The same key again is a new end, also for the sessions that run; another key ends them. Raises UsageError.
         """

@@ -10,9 +10,10 @@ from cvmprobe.model.endpoint import Endpoint, Role, VolumeTarget
 from cvmprobe.model.histogram import Histogram
 from cvmprobe.model.window import Direction, Flag, Instance, Phase, Probe, Window
 from cvmprobe.probes.catalog import CATALOG, prepare
-from cvmprobe.probes.disk import _flag_failures, _judge_depth, _judge_log
+from cvmprobe.probes.disk import _flag_failures, _judge_log
 from cvmprobe.probes.disk_parameters import read_load
 from cvmprobe.probes.execution import Setup
+from cvmprobe.probes.little import judge_in_flight
 
 MIB = 1 << 20
 DEPTH = 4
@@ -26,7 +27,7 @@ def window(in_flight, *, operations=1000, phase=Phase.STEADY):
 
 
 def flagged(windows, depth=DEPTH):
-    return [Flag.LITTLE in judged.flags for judged in _judge_depth(tuple(windows), depth)]
+    return [Flag.LITTLE in judged.flags for judged in judge_in_flight(tuple(windows), ("total_ns", "sync_ns"), depth)]
 
 
 @pytest.mark.parametrize(("in_flight", "bad"), [(4, False), (3.97, False), (4.03, False), (3.95, True), (4.05, True)])
@@ -52,7 +53,7 @@ def test_few_operations_and_depth_one_are_not_judged():
 
 
 def test_nothing_measured_is_not_judged():
-    assert _judge_depth((), DEPTH) == ()
+    assert judge_in_flight((), ("total_ns",), DEPTH) == ()
 
 
 def setup(volume, **parameters):

@@ -14,6 +14,7 @@ from cvmprobe.probes.block_device import BlockDevice
 from cvmprobe.probes.disk_parameters import DiskParameters, Load, cost, read_load
 from cvmprobe.probes.entry import Entry, Metric
 from cvmprobe.probes.execution import Completed, Execution, Setup
+from cvmprobe.probes.little import judge_in_flight
 from cvmprobe.probes.scratch import SHELF, Scratch, allocate, check_limits, prepare
 
 if TYPE_CHECKING:  # the catalog is readable where no engine is built
@@ -23,8 +24,6 @@ if TYPE_CHECKING:  # the catalog is readable where no engine is built
 __all__ = ["ENTRY"]
 
 _SAMPLE_ROWS = 1 << 18  # half a second at 500 000 operations a second
-_LITTLE_SHARE = 0.01
-_LITTLE_OPERATIONS = 100  # per slot: with fewer, the ends of the measurement weigh too much
 _LOOK_NS = 50_000_000
 _FAILURES = ("short_transfers", "io_errors", "space_errors", "other_errors")
 _MISMATCHES = ("corrupt_blocks", "misplaced_blocks", "stale_blocks")
@@ -79,7 +78,9 @@ class _DiskFace:
         load = self._load
         judged = _flag_failures(windows)
         if not load.rate_per_s and judged:
-            judged = _judge_depth(judged, load.workers * int(judged[-1].facts.get("depth", load.depth)))
+            judged = judge_in_flight(
+                judged, ("total_ns", "sync_ns"), load.workers * int(judged[-1].facts.get("depth", load.depth))
+            )
         if load.log:
             judged = _judge_log(judged)
         device = {
@@ -206,23 +207,6 @@ def _flag_failures(windows: tuple[Window, ...]) -> tuple[Window, ...]:
         replace(window, flags=window.flags | {Flag.ERROR})
         if any(window.counters.get(name) for name in _FAILURES)
         else window
-        for window in windows
-    )
-
-
-def _judge_depth(windows: tuple[Window, ...], depth: int) -> tuple[Window, ...]:
-    """Flag the steady windows when mean latency x rate, over all of them, is not the depth (Little's law)."""
-    steady = [window for window in windows if window.phase is Phase.STEADY and "total_ns" in window.histograms]
-    held = [
-        window.histograms[name] for window in steady for name in ("total_ns", "sync_ns") if name in window.histograms
-    ]
-    if depth == 1 or sum(histogram.count for histogram in held) < _LITTLE_OPERATIONS * depth:
-        return windows
-    in_flight = sum(histogram.sum for histogram in held) / sum(window.duration_ns for window in steady)
-    if abs(in_flight / depth - 1) <= _LITTLE_SHARE:
-        return windows
-    return tuple(
-        replace(window, flags=window.flags | {Flag.LITTLE}) if window.phase is Phase.STEADY else window
         for window in windows
     )
 

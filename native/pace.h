@@ -55,6 +55,16 @@ static inline uint64_t pace_next(struct pace *p)
     return p->start_ns + (uint64_t)p->offset_ns;
 }
 
+/* Sleep towards until_ns, for a slice at the most, but for the end that is to be spun. */
+static inline void pace_sleep(const struct pace *p, uint64_t now_ns, uint64_t until_ns)
+{
+    uint64_t left = until_ns > now_ns ? until_ns - now_ns : 0;
+    if (left <= p->spin_ns)
+        return;
+    uint64_t sleep = left - p->spin_ns;
+    clock_sleep_until(now_ns + (sleep < PACE_SLICE_NS ? sleep : PACE_SLICE_NS));
+}
+
 /* Wait for the next operation's intended start and return it (closed loop: now, at once).
  * Returns 0 when *running fell or the deadline came first. */
 static inline uint64_t pace_wait(struct pace *p, const uint32_t *running, uint64_t deadline_ns)
@@ -67,11 +77,7 @@ static inline uint64_t pace_wait(struct pace *p, const uint32_t *running, uint64
             return 0;
         if (now >= until)
             return intended ? intended : now;
-        uint64_t left = until - now;
-        if (left <= p->spin_ns)
-            continue;
-        uint64_t sleep = left - p->spin_ns;
-        clock_sleep_until(now + (sleep < PACE_SLICE_NS ? sleep : PACE_SLICE_NS));
+        pace_sleep(p, now, until);
     }
 }
 

@@ -47,6 +47,7 @@ cdef void serve_all_kinds(responder *r) noexcept:
     r.serve[KIND_TCP_STREAM] = tcp_stream_serve
     r.serve[KIND_TCP_RR] = tcp_rr_serve
     r.serve[KIND_UDP_RR] = udp_rr_serve
+    r.grouped[KIND_TCP_RR] = True
 
 
 cdef uint64_t valid_until_ns(uint64_t valid_for_ms) except 0:

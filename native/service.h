@@ -22,6 +22,7 @@
 #define SERVICE_QUIET_NS UINT64_C(200000000)  /* so long without a datagram after the initiator's end: no more comes */
 #define SERVICE_DRAIN_NS UINT64_C(1000000000) /* so long after it: what has not come is lost */
 #define SERVICE_LOOK_NS UINT64_C(1000000)
+#define SERVICE_MESSAGE_BYTES (16u * 1024) /* small messages may come in together */
 
 /* What the sockets of one session share. */
 struct tally {
@@ -55,8 +56,9 @@ typedef int (*service_loop)(struct service *);
 /* Room for one message, or for as much of a stream as is worth one call. */
 static inline size_t service_buffer_bytes(const struct session_terms *t)
 {
-    uint32_t other = t->response_bytes ? t->response_bytes : SERVICE_STREAM_BYTES;
-    return t->request_bytes > other ? t->request_bytes : other;
+    uint32_t least = t->response_bytes ? SERVICE_MESSAGE_BYTES : SERVICE_STREAM_BYTES;
+    uint32_t larger = t->request_bytes > t->response_bytes ? t->request_bytes : t->response_bytes;
+    return larger > least ? larger : least;
 }
 
 static inline int service_running(const struct service *s)

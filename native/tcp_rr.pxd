@@ -1,6 +1,7 @@
-"""The serving side of tcp_rr, for the responder's table."""
+"""tcp_rr_serve.h: the serving side of tcp_rr, for the responder's table."""
 
 from cvmprobe.native.service cimport service
 
 
-cdef int tcp_rr_serve(service *v) noexcept nogil
+cdef extern from "tcp_rr_serve.h" nogil:
+    int tcp_rr_serve(service *v)

@@ -1,218 +1,310 @@
-"""Request and response over one TCP connection, one at a time: the full round trip, never half of it.
+"""Requests and responses over 1 to 1024 TCP connections: the full round trip, never half of it.
 
     closed loop  |-------- latency --------|-------- latency --------| …        one clock read (CLOCK_MONOTONIC) each
                  send request … last byte of the response, the next request starts here
 
-    paced        intended   sent                     response
+    open loop    intended   sent                     response
                     |         |------ service_ns ------|
                     |------------- latency ------------|      a late start is charged to the latency
 
-wait=block sleeps in recv, wait=spin asks without sleeping; both ends wait alike. A row of the ring: t_ns intended
-start, value_ns latency, kind 0, aux 0.
+    depth 2      |-- request 1 --|-- request 3 --|      answers come in order; what comes together ends together, and
+                   |-- request 2 --|-- request 4 --|    starts anew from there, the sends before its own included: so
+                                                        mean latency x rate = connections x depth (Little's law)
+
+    kernel stamps      last byte at the kernel       recv returns
+                                 |----- wakeup_ns -----|     both ends from CLOCK_REALTIME, read beside each other, so
+                                                             no wall clock is ever compared with the monotonic one
+
+A slot is the right to have one more request under way: there are `depth` for each connection. A closed loop starts
+where a slot is free; an open loop starts when it is time, and late where no slot was free, on the connection whose slot
+has been free for longest. wait=block sleeps in recv of one connection, wait=epoll in epoll_wait of all, wait=spin asks
+without sleeping; both ends wait alike. A row of the ring: t_ns intended start, value_ns latency, kind 0, aux: which
+connection. TCP_INFO is read by this thread, every 100 ms where there are few connections, 16 of them each 50 ms.
 """
 
-from libc.errno cimport EAGAIN, EINTR, ENOMEM, EPROTO, errno
+from libc.errno cimport EAGAIN, EINTR, EPROTO, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from cvmprobe.errors import EngineError, UsageError
 
-from cvmprobe.native.clock cimport clock_now_ns
-from cvmprobe.native.counters cimport counter_add
+from cvmprobe.native.clock cimport clock_now_ns, clock_real_ns
+from cvmprobe.native.counters cimport COUNTER_UNKNOWN, counter_add, counter_read
 from cvmprobe.native.histogram cimport histogram, histogram_record
 from cvmprobe.native.initiator cimport INITIATOR_DRAIN_NS, Initiator, await_results, initiator, initiator_reserve
-from cvmprobe.native.pace cimport PACE_LATE_NS, pace, pace_init, pace_start, pace_wait
+from cvmprobe.native.kernel_stamp cimport kernel_stamp_ask, kernel_stamp_recv
+from cvmprobe.native.pace cimport PACE_LATE_NS, pace, pace_init, pace_next, pace_sleep, pace_start
 from cvmprobe.native.ring cimport ring, ring_push
-from cvmprobe.native.service cimport service, service_count, service_running
-from cvmprobe.native.session cimport KIND_TCP_RR, SESSION_MAX_MESSAGE, WAIT_BLOCK, WAIT_SPIN
-from cvmprobe.native.tcp_path cimport TCP_PATH_NAME_BYTES, tcp_congestion_control
+from cvmprobe.native.session cimport (
+    KIND_TCP_RR, SESSION_MAX_MESSAGE, SESSION_MAX_SOCKETS, WAIT_BLOCK, WAIT_EPOLL, WAIT_SPIN,
+)
+from cvmprobe.native.tcp_path cimport (
+    TCP_PATH_NAME_BYTES, tcp_congestion_control, tcp_path_read, tcp_path_watch,
+)
+from cvmprobe.native.tcp_rr_line cimport (
+    rr_line, rr_line_await_room, rr_line_begin, rr_line_end, rr_line_look, rr_line_send, rr_lines, rr_lines_free,
+    rr_lines_make, rr_slots_give, rr_slots_take, rr_start,
+)
+from cvmprobe.native.watch cimport (
+    watch, watch_add, watch_close, watch_ends, watch_index, watch_open, watch_wait,
+)
 from cvmprobe.native.worker cimport worker, worker_fail, worker_running
+
+WAITS = {"block": WAIT_BLOCK, "spin": WAIT_SPIN, "epoll": WAIT_EPOLL}
 
 
 cdef extern from "<sys/socket.h>" nogil:
     enum:
         MSG_DONTWAIT
-        MSG_NOSIGNAL
         SHUT_WR
-    ssize_t send(int fd, const void *data, size_t size, int flags)
     ssize_t recv(int fd, void *data, size_t size, int flags)
     int shutdown(int fd, int how)
 
 
 cdef enum:
     RING_ROWS = 1 << 18
+    MAX_DEPTH = 256
+    BUFFER_BYTES = 16384  # at the least: small responses may come in together
     SPIN_NS = 50000  # of the end of a pause, when waiting by spinning
-    UNANSWERED_NS = 1000000000  # a transaction that takes longer is a timeout, counted once
-    LOOKS = 256  # tries of a spinning reader between two looks at the clock
-    IDLE_NS = 100000000  # a spinning responder that hears nothing for so long sleeps until it does
+    LOOK_NS = 50000000  # between two looks at what is not in the way of any transaction
+    LOOK_PATHS = 16  # connections whose TCP_INFO is read at each look
+    SPINS = 256  # tries of a spinning reader between two looks at the clock
 
 
 cdef struct caller:
     worker worker
     initiator *session
     uint8_t *buffer
-    pace pace
+    size_t buffer_bytes
+    rr_lines all
+    uint32_t next_path
+    bint closing  # nothing is started any more
+    bint watching
+    bint stamping
+    bint spinning
     bint paced
+    pace pace
+    uint64_t next_ns  # intended start of the next request, where paced
+    uint64_t look_ns
     uint64_t transactions
     uint64_t late_operations
     uint64_t timeouts
+    watch watch
     ring ring
     histogram latency
     histogram service
+    histogram wakeup
 
 
-cdef bint may_wait(caller *c, uint64_t began, bint *counted) noexcept nogil:
-    """Look up while nothing comes: count a timeout, and tell whether to wait on."""
-    cdef uint64_t now = clock_now_ns()
-    if now - began >= UNANSWERED_NS and not counted[0]:
-        counted[0] = True
-        counter_add(&c.timeouts, 1)
-    return worker_running(&c.worker) and (
-        now < c.worker.deadline_ns or now - c.worker.deadline_ns < INITIATOR_DRAIN_NS
-    )
+cdef void fail(caller *c, const char *call, int error) noexcept nogil:
+    if worker_running(&c.worker):
+        worker_fail(&c.worker, call, error)
 
 
-cdef bint exchange(caller *c, int fd, uint64_t began) noexcept nogil:
-    """Send the request, receive the whole response. Returns whether it is there; a failure is kept in the worker."""
-    cdef uint64_t to_send = c.session.terms.request_bytes
-    cdef uint64_t to_come = c.session.terms.response_bytes
-    cdef int flags = MSG_DONTWAIT if c.session.terms.wait == WAIT_SPIN else 0
-    cdef uint32_t looks = 0
-    cdef bint counted = False
-    cdef ssize_t n
-    while to_come:
-        if to_send:
-            n = send(fd, c.buffer, to_send, MSG_NOSIGNAL)
-        else:
-            n = recv(fd, c.buffer, to_come, flags)
-        if n > 0 and to_send:
-            to_send -= <uint64_t>n
-        elif n > 0:
-            to_come -= <uint64_t>n
-        elif n == 0 or (errno != EAGAIN and errno != EINTR):
-            if worker_running(&c.worker):
-                worker_fail(&c.worker, b"recv" if not to_send else b"send", errno if n else EPROTO)
-            return False
-        else:
-            looks += 1
-            if (not flags or looks % LOOKS == 0) and not may_wait(c, began, &counted):
-                return False
-    return True
+# -- starting --
+
+cdef void push_out(caller *c, rr_line *line) noexcept nogil:
+    cdef int error = rr_line_send(line, c.buffer, c.session.terms.request_bytes)
+    if error:
+        fail(c, b"send", -error)
 
 
-cdef void record(caller *c, uint64_t intended, uint64_t began, uint64_t ended) noexcept nogil:
-    histogram_record(&c.latency, ended - intended)
-    ring_push(&c.ring, intended, ended - intended, 0, 0, 0)
+cdef bint may_start(caller *c, uint64_t now) noexcept nogil:
+    """Whether one more request is due, and allowed."""
+    cdef uint64_t whole = c.session.terms.request_bytes + c.session.terms.response_bytes
+    if c.closing or not c.all.slots.free or (c.paced and c.next_ns > now):
+        return False
+    c.closing = now >= c.worker.deadline_ns or initiator_reserve(c.session, whole) < whole
+    return not c.closing
+
+
+cdef uint64_t start_due(caller *c, uint64_t now) noexcept nogil:
+    """Start all requests that are due; a closed loop starts one when its slot becomes free. Returns the time."""
+    cdef rr_line *line
+    while may_start(c, now):
+        line = &c.all.line[rr_slots_take(&c.all.slots)]
+        rr_line_begin(line, c.next_ns if c.paced else now, now, c.session.terms.request_bytes)
+        push_out(c, line)
+        if c.paced:
+            c.next_ns = pace_next(&c.pace)
+            now = clock_now_ns()
+    return now
+
+
+# -- ending --
+
+cdef void record(caller *c, rr_line *line, uint64_t ended) noexcept nogil:
+    """The oldest request of a connection is answered."""
+    cdef rr_start s = rr_line_end(line, ended, &c.timeouts)
+    rr_slots_give(&c.all.slots, line.index)
+    histogram_record(&c.latency, ended - s.intended_ns)
+    ring_push(&c.ring, s.intended_ns, ended - s.intended_ns, 0, 0, <uint16_t>line.index)
     counter_add(&c.transactions, 1)
     if c.paced:
-        histogram_record(&c.service, ended - began)
-        counter_add(&c.late_operations, began - intended > PACE_LATE_NS)
+        histogram_record(&c.service, ended - s.began_ns)
+        counter_add(&c.late_operations, s.began_ns - s.intended_ns > PACE_LATE_NS)
 
 
-cdef void call_loop(caller *c, int fd) noexcept nogil:
-    cdef uint64_t whole = c.session.terms.request_bytes + c.session.terms.response_bytes
+cdef ssize_t receive(caller *c, rr_line *line, int flags, uint64_t *ended) noexcept nogil:
+    """Receive once, and record what is answered by it, at *ended. Returns what recv does."""
+    cdef uint64_t stamp = 0
+    cdef uint64_t real
+    cdef ssize_t n
+    if c.stamping:
+        n = kernel_stamp_recv(line.fd, c.buffer, c.buffer_bytes, flags, &stamp)
+    else:
+        n = recv(line.fd, c.buffer, c.buffer_bytes, flags)
+    if n <= 0:
+        if n == 0 or (errno != EAGAIN and errno != EINTR):
+            fail(c, b"recv", errno if n else EPROTO)
+        return n
+    ended[0] = clock_now_ns()
+    real = clock_real_ns() if stamp else 0
+    line.received += <uint64_t>n
+    if stamp and real >= stamp and line.received >= c.session.terms.response_bytes:
+        histogram_record(&c.wakeup, real - stamp)
+    while line.received >= c.session.terms.response_bytes and line.in_flight:
+        line.received -= c.session.terms.response_bytes
+        record(c, line, ended[0])
+    if line.received and not line.in_flight:
+        fail(c, b"recv more than was asked for", EPROTO)
+    return n
+
+
+cdef uint64_t await_one(caller *c, rr_line *line) noexcept nogil:
+    """Wait for what comes on the one connection. Returns the time."""
+    cdef uint64_t now = 0
+    cdef int flags = MSG_DONTWAIT if c.spinning or line.to_send else 0
+    cdef int tries = SPINS if c.spinning and not (c.paced and c.all.slots.free) else 1
+    if line.to_send:
+        rr_line_await_room(line)
+        push_out(c, line)
+    while tries and not now and not c.worker.error_call:
+        receive(c, line, flags, &now)
+        tries -= 1
+    return now if now else clock_now_ns()
+
+
+cdef uint64_t take_all(caller *c, rr_line *line, bint ends, uint64_t now) noexcept nogil:
+    """Take what a connection has, as its event told, and start anew. Returns the time."""
+    cdef ssize_t n = <ssize_t>c.buffer_bytes
+    push_out(c, line)
+    while n == <ssize_t>c.buffer_bytes or (n > 0 and ends):
+        n = receive(c, line, MSG_DONTWAIT, &now)
+        if n > 0:
+            now = start_due(c, now)
+    return now
+
+
+cdef uint64_t await_any(caller *c, uint64_t now) noexcept nogil:
+    """Wait for what comes on any connection, or for the next start. Returns the time."""
+    cdef uint64_t until = now + LOOK_NS
+    cdef int i, events
+    if not c.closing:
+        until = min(until, c.worker.deadline_ns)
+        if c.paced and c.all.slots.free:
+            until = min(until, c.next_ns)
+    events = watch_wait(&c.watch, now, 0 if c.spinning else until)
+    now = clock_now_ns()
+    for i in range(events):
+        now = take_all(c, &c.all.line[watch_index(&c.watch, i)], watch_ends(&c.watch, i), now)
+    return now
+
+
+# -- the loop --
+
+cdef void look(caller *c, uint64_t now) noexcept nogil:
+    """Count what has not been answered for too long, and read TCP_INFO where it is time."""
+    cdef rr_line *line
+    cdef uint32_t i
+    c.look_ns = now + LOOK_NS
+    for i in range(c.all.count):
+        rr_line_look(&c.all.line[i], now, &c.timeouts)
+    for _ in range(min(c.all.count, <uint32_t>LOOK_PATHS)):
+        line = &c.all.line[c.next_path]
+        tcp_path_watch(&line.path, line.fd, now)
+        c.next_path = c.next_path + 1 if c.next_path + 1 < c.all.count else 0
+
+
+cdef bint calling(caller *c, uint64_t now) noexcept nogil:
+    """Whether there is more to start, or to wait for: what is under way at the deadline is, for the drain."""
+    if c.worker.error_call or not worker_running(&c.worker):
+        return False
+    c.closing = c.closing or now >= c.worker.deadline_ns
+    if not c.closing:
+        return True
+    if c.all.slots.free == c.all.slots.count:
+        return False
+    return now < c.worker.deadline_ns or now - c.worker.deadline_ns < INITIATOR_DRAIN_NS
+
+
+cdef void call_loop(caller *c) noexcept nogil:
     cdef uint64_t now = clock_now_ns()
-    cdef uint64_t intended, began
     pace_start(&c.pace, c.worker.start_ns)
-    while now < c.worker.deadline_ns and worker_running(&c.worker):
-        intended = began = now
-        if c.paced:
-            intended = pace_wait(&c.pace, &c.worker.running, c.worker.deadline_ns)
-            if not intended:
-                return
-            began = clock_now_ns()
-        if initiator_reserve(c.session, whole) < whole or not exchange(c, fd, began):
-            return
-        now = clock_now_ns()
-        record(c, intended, began, now)
+    if c.paced:
+        c.next_ns = pace_next(&c.pace)
+    while calling(c, now):
+        now = start_due(c, now)
+        if now >= c.look_ns:
+            look(c, now)
+        if c.watching:
+            now = await_any(c, now)
+        elif c.all.line.in_flight:
+            now = await_one(c, c.all.line)
+        elif not c.closing:
+            pace_sleep(&c.pace, now, min(c.next_ns, c.worker.deadline_ns))
+            now = clock_now_ns()
 
 
 cdef void tcp_rr_loop(worker *w) noexcept nogil:
     cdef caller *c = <caller *>w
-    if w.index == c.session.terms.sockets:
+    cdef uint32_t i
+    if w.index:
         await_results(w, c.session)
         return
-    call_loop(c, c.session.fds[1])
-    if worker_running(w):
-        shutdown(c.session.fds[1], SHUT_WR)
-
-
-cdef ssize_t receive_spinning(service *v, uint64_t size) noexcept nogil:
-    """Receive without sleeping, for as long as the initiator keeps asking."""
-    cdef uint64_t began = 0
-    cdef uint32_t looks = 0
-    cdef ssize_t n
-    while service_running(v):
-        n = recv(v.fd, v.buffer, size, MSG_DONTWAIT)
-        if n >= 0 or (errno != EAGAIN and errno != EINTR):
-            return n
-        looks += 1
-        if looks % LOOKS:
-            continue
-        if not began:
-            began = clock_now_ns()
-        elif clock_now_ns() - began > IDLE_NS:
-            return recv(v.fd, v.buffer, size, 0)
-    return 0
-
-
-cdef int serve_request(service *v) noexcept nogil:
-    """Take one request and answer it. Returns 1, 0 at the initiator's FIN, or -errno."""
-    cdef uint64_t to_come = v.terms.request_bytes
-    cdef uint64_t to_send = v.terms.response_bytes
-    cdef ssize_t n
-    while to_send:
-        if to_come and v.terms.wait == WAIT_SPIN:
-            n = receive_spinning(v, to_come)
-        elif to_come:
-            n = recv(v.fd, v.buffer, to_come, 0)
-        else:
-            n = send(v.fd, v.buffer, to_send, MSG_NOSIGNAL)
-        if n < 0 and errno != EINTR:
-            return -errno
-        if n == 0:
-            return 0 if to_come == v.terms.request_bytes and service_running(v) else -EPROTO
-        if n > 0 and to_come:
-            to_come -= <uint64_t>n
-        elif n > 0:
-            to_send -= <uint64_t>n
-    return 1
-
-
-cdef int tcp_rr_serve(service *v) noexcept nogil:
-    """Answer requests until FIN. Returns 0 for that, else -errno."""
-    cdef uint64_t whole = v.terms.request_bytes + v.terms.response_bytes
-    cdef int r = 1
-    while r == 1:
-        r = serve_request(v)
-        if r == 1:
-            if service_count(v, whole, 1, clock_now_ns()):
-                return -EPROTO
-    return r
+    call_loop(c)
+    for i in range(c.all.count):
+        tcp_path_read(&c.all.line[i].path, c.all.line[i].fd, clock_now_ns())
+        if worker_running(w):
+            shutdown(c.all.line[i].fd, SHUT_WR)
 
 
 cdef class TcpRr(Initiator):
-    """One transaction after the other (`rate_per_s` 0), or `rate_per_s` of them in a second, late or not.
+    """One transaction after the other in each slot (`rate_per_s` 0), or `rate_per_s` of them in a second, late or not.
 
     Without `duration_ms` it goes on until stop(). `dials` as in initiator.h; `giving_up` is asked every 50 ms while
     dialing. Raises UsageError for what no responder would keep.
     """
 
     cdef double _rate_per_s
+    cdef bint _poisson
+    cdef uint32_t _depth
+    cdef bint _stamps
     cdef uint64_t _rows
 
     def __init__(self, *, str host not None, uint16_t port, bytes session_id not None, bytes key not None,
                  uint64_t max_bytes, duration_ms=None, unsigned int request_bytes=1, unsigned int response_bytes=1,
-                 bint spin=False, double rate_per_s=0, bint raw_samples=False, str placement not None="inherit",
-                 uint32_t dials=0, giving_up=lambda: False):
+                 str wait not None="block", unsigned int connections=1, unsigned int depth=1, double rate_per_s=0,
+                 bint poisson=False, bint kernel_stamps=False, bint raw_samples=False,
+                 str placement not None="inherit", uint32_t dials=0, giving_up=lambda: False):
         super().__init__(placement=placement, duration_ms=duration_ms)
         for name, size in (("request", request_bytes), ("response", response_bytes)):
             if not 0 < size <= SESSION_MAX_MESSAGE:
                 raise UsageError(f"a {name} of {size} bytes: there may be 1 to {SESSION_MAX_MESSAGE}")
         if not 0 <= rate_per_s <= 1e6:
             raise UsageError(f"{rate_per_s} transactions a second: there may be 0 (one after the other) to 1000000")
+        if not 0 < connections <= SESSION_MAX_SOCKETS:
+            raise UsageError(f"{connections} connections: there may be 1 to {SESSION_MAX_SOCKETS}")
+        if not 0 < depth <= MAX_DEPTH:
+            raise UsageError(f"depth {depth}: 1 to {MAX_DEPTH} requests may be under way on a connection")
+        if wait not in WAITS:
+            raise UsageError(f"wait {wait!r}: there are {', '.join(WAITS)}")
+        if wait == "block" and (connections > 1 or (depth > 1 and rate_per_s)):
+            raise UsageError("wait=block sleeps in recv of one connection, and starts nothing meanwhile: for more "
+                             "connections, or depth at a rate, ask for wait=epoll or wait=spin")
         terms = {
-            "wait": WAIT_SPIN if spin else WAIT_BLOCK,
+            "sockets": connections,
+            "wait": WAITS[wait],
             "interval_ms": 1000,  # no bins are kept
             "duration_ms": duration_ms or 0,
             "request_bytes": request_bytes,
@@ -220,35 +312,87 @@ cdef class TcpRr(Initiator):
         }
         self._invite(KIND_TCP_RR, terms, (host, port, session_id, key, max_bytes, dials, giving_up))
         self._rate_per_s = rate_per_s
+        self._poisson = poisson
+        self._depth = depth
+        self._stamps = kernel_stamps
         self._rows = RING_ROWS if raw_samples else 0
-        self._facts["engine"] = "tcp_rr"
-        self._facts["wait"] = "spin" if spin else "block"
+        self._facts.update({"engine": "tcp_rr", "wait": wait, "connections": str(connections), "depth": str(depth)})
         self._staff(2, sizeof(caller), tcp_rr_loop, NULL)
 
     cdef int _outfit(self, worker *w) except -1:
         cdef caller *c = <caller *>w
         c.session = &self._session
-        if w.index == self._session.terms.sockets:
+        c.watch.epoll = -1
+        if w.index:
             return 0
-        c.buffer = <uint8_t *>calloc(1, max(self._session.terms.request_bytes, self._session.terms.response_bytes))
-        if c.buffer is NULL:
-            raise EngineError("calloc", ENOMEM, "make room for a request")
+        c.buffer_bytes = max(<uint32_t>BUFFER_BYTES, self._session.terms.request_bytes,
+                             self._session.terms.response_bytes)
+        c.buffer = <uint8_t *>calloc(1, c.buffer_bytes)
+        if c.buffer is NULL or rr_lines_make(&c.all, self._session.terms.sockets, self._depth):
+            raise MemoryError(f"no room for {self._session.terms.sockets} x {self._depth} requests")
+        c.spinning = self._session.terms.wait == WAIT_SPIN
+        c.watching = self._session.terms.sockets > 1 or self._session.terms.wait == WAIT_EPOLL
+        c.stamping = self._stamps
         c.paced = self._rate_per_s > 0
-        pace_init(&c.pace, self._rate_per_s, False, 0, SPIN_NS if self._session.terms.wait == WAIT_SPIN else 0)
+        # starts are as random as the session's id, and the same again for the same id
+        pace_init(&c.pace, self._rate_per_s, self._poisson, (<uint64_t *>self._session.control.session_id)[0],
+                  SPIN_NS if c.spinning else 0)
+        self._register(c)
+        return self._sample(&c.ring, self._rows)
+
+    cdef int _register(self, caller *c) except -1:
+        cdef uint32_t i
         self._count("transactions", &c.transactions)
         self._count("timeouts", &c.timeouts)
         self._observe("latency_ns", &c.latency)
         if c.paced:
             self._count("late_operations", &c.late_operations)
             self._observe("service_ns", &c.service)
-        return self._sample(&c.ring, self._rows)
-
-    cdef void _retire(self, worker *w) noexcept nogil:
-        free((<caller *>w).buffer)
+        if c.stamping:
+            self._observe("wakeup_ns", &c.wakeup)
+        for i in range(c.all.count):
+            self._count("retransmitted_segments", &c.all.line[i].path.retransmitted_segments)
+        return 0
 
     cdef int _open(self) except -1:
         cdef char[TCP_PATH_NAME_BYTES] name
+        cdef caller *c
+        cdef int error = 0
+        cdef uint32_t i
         Initiator._open(self)
+        c = <caller *>self._worker(0)
+        if c.watching:
+            error = watch_open(&c.watch)
+        for i in range(c.all.count):
+            c.all.line[i].fd = self._session.fds[i + 1]
+            if c.watching and not error:
+                error = watch_add(&c.watch, c.all.line[i].fd, i)
+            if c.stamping and not error:
+                error = kernel_stamp_ask(c.all.line[i].fd)
+        if error:
+            raise EngineError("epoll_ctl or SO_TIMESTAMPNS", -error, f"watch {c.all.count} connections")
         if tcp_congestion_control(self._session.fds[1], name) == 0:
             self._facts["congestion_control"] = name.decode()
         return 0
+
+    cdef void _retire(self, worker *w) noexcept nogil:
+        cdef caller *c = <caller *>w
+        watch_close(&c.watch)
+        rr_lines_free(&c.all)
+        free(c.buffer)
+
+    @property
+    def facts(self):
+        """What was found and used, and the kernel's round-trip times: mean of the smoothed ones, and the least."""
+        cdef caller *c
+        known = dict(self._facts)
+        if self._block is NULL or not self._outfitted:
+            return known
+        c = <caller *>self._worker(0)
+        rtts = [counter_read(&c.all.line[i].path.rtt_ns) for i in range(c.all.count)]
+        least = [counter_read(&c.all.line[i].path.min_rtt_ns) for i in range(c.all.count)]
+        if COUNTER_UNKNOWN not in rtts:
+            known["rtt_ns"] = str(sum(rtts) // len(rtts))
+        if COUNTER_UNKNOWN not in least:
+            known["min_rtt_ns"] = str(min(least))
+        return known

@@ -36,14 +36,14 @@ def percentile_us(histogram: Histogram, q: float) -> float:
     return float("nan")
 
 
-def our_rr(responder: OurResponder, seconds: float, *, spin: bool) -> dict[str, float]:
+def our_rr(responder: OurResponder, seconds: float, *, wait: str) -> dict[str, float]:
     """Measure with our engine."""
     engine = TcpRr(
         **responder.session("tcp_rr"),
         duration_ms=int((RR_OMIT_S + seconds) * 1000),
         request_bytes=REQUEST_BYTES,
         response_bytes=REQUEST_BYTES,
-        spin=spin,
+        wait=wait,
     )
     engine.arm()
     engine.start()
@@ -62,9 +62,9 @@ def our_rr(responder: OurResponder, seconds: float, *, spin: bool) -> dict[str, 
     }
 
 
-def sockperf_rr(seconds: float, *, spin: bool) -> dict[str, float]:
+def sockperf_rr(seconds: float, *, wait: str) -> dict[str, float]:
     """Measure with sockperf, told to do the same."""
-    wait = ["--nonblocked"] if spin else []
+    wait = ["--nonblocked"] if wait == "spin" else []
     with server(lambda port: ["sockperf", "server", "--tcp", "-i", "127.0.0.1", "-p", str(port), *wait]) as (port, _):
         command = ["sockperf", "ping-pong", "--tcp", "-i", "127.0.0.1", "-p", str(port), *wait]
         output, cpu_s = client([*command, "--full-rtt", "-m", str(REQUEST_BYTES), "-t", str(seconds)], seconds)
@@ -85,14 +85,13 @@ def sockperf_rr(seconds: float, *, spin: bool) -> dict[str, float]:
 
 def rr_case(wait: str) -> Case:
     """Describe round trips that wait in this way."""
-    spin = wait == "spin"
     return Case(
         f"tcp_rr-{wait}",
         "sockperf",
         RR_FIGURES,
         {"wait": wait, "bytes": str(REQUEST_BYTES)},
-        lambda responder, seconds: our_rr(responder, seconds, spin=spin),
-        lambda seconds: sockperf_rr(seconds, spin=spin),
+        lambda responder, seconds: our_rr(responder, seconds, wait=wait),
+        lambda seconds: sockperf_rr(seconds, wait=wait),
     )
 
 

@@ -14,7 +14,8 @@ from cvmprobe.native.tcp_rr import TcpRr
 
 PLENTY = 1 << 40
 STOP_BOUND_S = 5
-WAITS = pytest.mark.parametrize("spin", [False, True], ids=["block", "spin"])
+WAIT_CODES = {"block": 0, "spin": 1, "epoll": 2}
+WAITS = pytest.mark.parametrize("wait", ["block", "spin", "epoll"])
 
 
 def rr_to(port, ticket, **parameters) -> TcpRr:
@@ -71,8 +72,8 @@ def rows_of(engine) -> list[tuple[int, int, int, int, int]]:
 
 @WAITS
 @pytest.mark.parametrize(("request_bytes", "response_bytes"), [(1, 1), (1, 4000), (70_000, 3), (1 << 20, 1 << 20)])
-def test_both_ends_and_all_windows_agree(responder, spin, request_bytes, response_bytes):
-    engine = admitted(responder, spin=spin, request_bytes=request_bytes, response_bytes=response_bytes)
+def test_both_ends_and_all_windows_agree(responder, wait, request_bytes, response_bytes):
+    engine = admitted(responder, wait=wait, request_bytes=request_bytes, response_bytes=response_bytes)
     *seen, total = watch(engine)
     counts = [shot.counters["transactions"] for shot in seen]
     windows = [after - before for before, after in zip([0, *counts], counts, strict=False)]
@@ -82,28 +83,28 @@ def test_both_ends_and_all_windows_agree(responder, spin, request_bytes, respons
     assert "late_operations" not in total.counters
     assert "service_ns" not in total.histograms
     assert engine.error is None
-    assert engine.facts["wait"] == ("spin" if spin else "block")
+    assert engine.facts["wait"] == wait
     assert engine.facts["congestion_control"]
     engine.close()
 
 
 @WAITS
 @pytest.mark.parametrize(("request_bytes", "response_bytes"), [(1, 1), (3000, 100_000)])
-def test_a_known_delay_is_measured(spin, request_bytes, response_bytes):
+def test_a_known_delay_is_measured(wait, request_bytes, response_bytes):
     ticket, delay_s = Ticket("tcp_rr"), 0.02
     with slow_responder(ticket, echo([delay_s], request_bytes, response_bytes)) as peer:
         engine = rr_to(
             peer.port,
             ticket,
             duration_ms=300,
-            spin=spin,
+            wait=wait,
             request_bytes=request_bytes,
             response_bytes=response_bytes,
             raw_samples=True,
         )
         *_, total = watch(engine)
         assert peer.terms == Terms(
-            wait=int(spin),
+            wait=WAIT_CODES[wait],
             interval_ms=1000,
             duration_ms=300,
             request_bytes=request_bytes,
@@ -171,20 +172,20 @@ def test_an_answer_that_takes_over_a_second_is_a_timeout():
 
 
 @WAITS
-def test_a_transaction_under_way_at_the_deadline_is_waited_for(spin):
+def test_a_transaction_under_way_at_the_deadline_is_waited_for(wait):
     ticket = Ticket("tcp_rr")
     with slow_responder(ticket, echo([0.3])) as peer:
-        engine = rr_to(peer.port, ticket, duration_ms=50, spin=spin)
+        engine = rr_to(peer.port, ticket, duration_ms=50, wait=wait)
         *_, total = watch(engine)
         assert total.counters["transactions"] == engine.results["operations"] == 1
         engine.close()
 
 
 @WAITS
-def test_stop_acts_beside_a_silent_peer(spin):
+def test_stop_acts_beside_a_silent_peer(wait):
     ticket = Ticket("tcp_rr")
     with slow_responder(ticket, lambda peer: peer.over.wait() and None) as peer:
-        engine = rr_to(peer.port, ticket, duration_ms=None, spin=spin)
+        engine = rr_to(peer.port, ticket, duration_ms=None, wait=wait)
         engine.arm()
         engine.start()
         engine.snapshot(engine.started_ns + 20_000_000)
@@ -220,10 +221,10 @@ def test_the_byte_cap_binds(responder, max_bytes):
 
 
 @WAITS
-def test_a_peer_that_goes_away_is_an_error(responder, spin):
+def test_a_peer_that_goes_away_is_an_error(responder, wait):
     ticket = Ticket("tcp_rr")
     responder.admit(ticket.session_id, ticket.key, ticket.probe, valid_for_ms=60_000, max_bytes=PLENTY)
-    engine = rr_to(responder.port, ticket, duration_ms=None, spin=spin)
+    engine = rr_to(responder.port, ticket, duration_ms=None, wait=wait)
     engine.arm()
     engine.start()
     responder.revoke(ticket.session_id)

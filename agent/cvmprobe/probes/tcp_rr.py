@@ -10,6 +10,7 @@ from cvmprobe.model.run import Cost
 from cvmprobe.model.window import Probe, Window
 from cvmprobe.probes.entry import Entry, Metric, read_parameters
 from cvmprobe.probes.execution import Completed, Execution, Setup
+from cvmprobe.probes.little import judge_in_flight
 from cvmprobe.probes.session import Session, cut, read_session
 
 if TYPE_CHECKING:  # the catalog is readable where no engine is built
@@ -26,13 +27,29 @@ class TcpRrParameters(msgspec.Struct, frozen=True, kw_only=True):
     """What can be asked of the tcp_rr probe."""
 
     wait: Annotated[
-        Literal["block", "spin"], Meta(description="sleep until the answer comes, or ask for it without sleeping")
+        Literal["block", "epoll", "spin"],
+        Meta(
+            description="at both ends: sleep in recv of one connection, in epoll_wait of all, or ask without sleeping"
+        ),
     ] = "block"
+    connections: Annotated[int, Meta(ge=1, le=1024, description="TCP connections; more than 1 with epoll or spin")] = 1
+    depth: Annotated[
+        int, Meta(ge=1, le=256, description="requests under way on each connection, answered in order")
+    ] = 1
     request_bytes: Annotated[int, Meta(ge=1, le=1 << 20, description="size of a request")] = 1
     response_bytes: Annotated[int, Meta(ge=1, le=1 << 20, description="size of a response")] = 1
     rate_per_s: Annotated[
-        float, Meta(ge=0, le=1_000_000, description="transactions a second; 0: each starts when the last has ended")
+        float,
+        Meta(
+            ge=0, le=1_000_000, description="transactions a second over all connections; 0: each starts when one ended"
+        ),
     ] = 0.0
+    arrival: Annotated[
+        Literal["constant", "poisson"], Meta(description="how the starts are spread where there is a rate")
+    ] = "constant"
+    kernel_stamps: Annotated[
+        bool, Meta(description="split the wake-up from the round trip by the kernel's own receive time stamps")
+    ] = False
     omit_ms: Annotated[int, Meta(ge=0, description="warm-up, left out of the headline; whole intervals")] = 0
 
 
@@ -65,8 +82,12 @@ class _RrFace:
             max_bytes=self._setup.max_bytes,
             request_bytes=self._parameters.request_bytes,
             response_bytes=self._parameters.response_bytes,
-            spin=self._parameters.wait == "spin",
+            wait=self._parameters.wait,
+            connections=self._parameters.connections,
+            depth=self._parameters.depth,
             rate_per_s=self._parameters.rate_per_s,
+            poisson=self._parameters.arrival == "poisson",
+            kernel_stamps=self._parameters.kernel_stamps,
             raw_samples=self._setup.raw_samples,
             dials=self._session.dials,
             giving_up=stopping,
@@ -80,6 +101,9 @@ class _RrFace:
             return Completed(cut(windows), totals)
         totals = {**totals, "receiver_transactions": results["operations"], "receiver_cpu_ns": results["cpu_ns"]}
         equal = totals["transactions"] == totals["receiver_transactions"]
+        if not self._parameters.rate_per_s:
+            slots = self._parameters.connections * self._parameters.depth
+            windows = judge_in_flight(windows, ("latency_ns",), slots)
         return Completed(windows if equal else cut(windows), totals)
 
     def close(self) -> None:
@@ -100,13 +124,15 @@ def _cost(parameters: Mapping[str, str], duration_ms: int) -> Cost:
 
 ENTRY = Entry(
     probe=Probe.TCP_RR,
-    title="Request and response over one TCP connection, one at a time",
+    title="Requests and responses over TCP connections",
     metrics=(
         Metric("latency_ns", "ns", "full round trip; paced: from the intended start, waiting included", headline=True),
         Metric("transactions", "transactions", "requests that were answered", headline=True),
         Metric("service_ns", "ns", "full round trip from the moment the request was sent (paced only)"),
         Metric("late_operations", "transactions", "started over 1 ms late (paced only)"),
         Metric("timeouts", "transactions", "not answered within 1 s; TCP goes on waiting"),
+        Metric("wakeup_ns", "ns", "from the kernel's receive time stamp to the return of recv (kernel_stamps only)"),
+        Metric("retransmitted_segments", "segments", "sent again by the initiator's kernel, over all connections"),
         Metric("receiver_transactions", "transactions", "requests that the responder answered (total only)"),
         Metric("receiver_cpu_ns", "ns", "CPU time of the responder's thread (total only)"),
         Metric("cpu_ns", "ns", "CPU time of the engine's threads"),

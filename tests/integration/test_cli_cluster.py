@@ -66,7 +66,7 @@ class Kept(MemoryCluster):
             if window.end_unix_ms >= (span.start_unix_ms or 0):
                 yield window
 
-    async def start_run(self, suite, scale):
+    async def start_run(self, suite, scale, repeats=None):
         self.asked.append((suite, scale))
         return self.run
 

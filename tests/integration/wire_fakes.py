@@ -250,7 +250,7 @@ class MemoryCluster(MemoryNode):
     def _run(self, state=RunState.RUNNING, **changes):
         return Run("r1", "quick", 1.0, state, 5, None, Cost(1.0, 2, 3), 4, **changes)
 
-    async def start_run(self, suite, scale):
+    async def start_run(self, suite, scale, repeats=None):
         if suite != "quick":
             raise UsageError(f"there is no suite {suite!r}; try quick")
         return self._run(detail=f"scale {scale}")

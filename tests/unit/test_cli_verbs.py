@@ -91,7 +91,7 @@ class Collector:
     async def summarize(self, selection, span):
         return [SUMMARY]
 
-    async def start_run(self, suite, scale):
+    async def start_run(self, suite, scale, repeats=None):
         self.asked.append((suite, scale))
         if self.refusal:
             raise self.refusal

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
@@ -54,6 +55,18 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 some measurements are missing.
 """
 
 _Result = tuple[Run, Sequence[Summary]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What is to be run, and where the result goes."""
+
+    suite: str
+    scale: float
+    repeats: int | None  # None: as the suite says
+    path: Path
+
+
 _CANCEL_S: Final = 10.0
 _LOCAL: Final = "Measure this machine; needs no cluster and no root."
 
@@ -63,6 +76,9 @@ def run(
     where: Where,
     suite: Annotated[str, typer.Argument(help="What to measure; 'quick' takes about a minute.")] = "quick",
     scale: Annotated[float, typer.Option(metavar="SCALE", help="Durations and file sizes times this, up to 1.")] = 1.0,
+    repeats: Annotated[
+        int | None, typer.Option(metavar="N", help="Do all of it N times; 'compare' needs 5. Default: the suite's.")
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="With --local: stay alive afterwards, until Ctrl-C.")] = False,
     volume: Annotated[
         Path | None, typer.Option(help="With --local: directory whose disk is measured; default: where the file goes.")
@@ -74,14 +90,14 @@ def run(
 ) -> None:
     """Run a suite, here or in a cluster."""
     where.check()
-    scaled(load_suite(suite), scale)  # a wrong name or scale is told before anything is started
-    path = fresh_path(output)
+    scaled(load_suite(suite), scale, repeats)  # a wrong name or scale is told before anything is started
+    order = _Order(suite, scale, repeats, fresh_path(output))
     if where.local:
-        code = _run_local(suite, scale, path, _volume(volume, path), form, keep=keep)
+        code = _run_local(order, _volume(volume, order.path), form, keep=keep)
     else:
         if keep or volume:
             raise UsageError("--keep and --volume belong to --local")
-        code = _run_remote(suite, scale, path, form, find(where, Access.RUNNER))
+        code = _run_remote(order, form, find(where, Access.RUNNER))
     raise typer.Exit(code)
 
 
@@ -92,7 +108,7 @@ def _volume(volume: Path | None, path: Path) -> Path:
     return directory.resolve()
 
 
-def _run_local(suite: str, scale: float, path: Path, volume: Path, form: Format, *, keep: bool) -> int:
+def _run_local(order: _Order, volume: Path, form: Format, *, keep: bool) -> int:
     from cvmprobe.cli.local import local_cluster  # noqa: PLC0415 - the only verb that needs a Unix
 
     codes: list[int] = []
@@ -100,32 +116,32 @@ def _run_local(suite: str, scale: float, path: Path, volume: Path, form: Format,
     async def work() -> int:
         with RunDisplay() as display:
             async with local_cluster(volume, display.say, display.note) as cluster:
-                result = await cluster.while_alive(_measure(cluster.connection, suite, scale, path, display))
+                result = await cluster.while_alive(_measure(cluster.connection, order, display))
                 display.stop()
-                codes.append(_report(result, path, form))
+                codes.append(_report(result, order.path, form))
                 if keep:
                     _advise_kept()
                     await cluster.while_alive(asyncio.Event().wait())
                 else:
-                    _advise(path, "cvmprobe run quick --local --keep     and then, elsewhere: cvmprobe watch")
+                    _advise(order.path, "cvmprobe run quick --local --keep     and then, elsewhere: cvmprobe watch")
             return codes[0]
 
     return run_to_the_end(work, lambda: codes[0] if codes else None)
 
 
-def _run_remote(suite: str, scale: float, path: Path, form: Format, way: Way) -> int:
+def _run_remote(order: _Order, form: Format, way: Way) -> int:
     async def work() -> int:
         with RunDisplay() as display:
-            result = await _measure(way, suite, scale, path, display)
-        code = _report(result, path, form)
-        _advise(path, "cvmprobe watch", "cvmprobe get nodes")
+            result = await _measure(way, order, display)
+        code = _report(result, order.path, form)
+        _advise(order.path, "cvmprobe watch", "cvmprobe get nodes")
         return code
 
     return run_to_the_end(work, lambda: None, insistent=True)
 
 
-async def _measure(way: Way, suite: str, scale: float, path: Path, display: RunDisplay) -> _Result:
-    """Execute a run, export it to ``path`` and return it with its figures.
+async def _measure(way: Way, order: _Order, display: RunDisplay) -> _Result:
+    """Execute a run, export it and return it with its figures.
 
     When the way breaks the run goes on, and is watched again. When we are interrupted it is cancelled.
     """
@@ -135,7 +151,7 @@ async def _measure(way: Way, suite: str, scale: float, path: Path, display: RunD
         while True:
             async with line as client:
                 if run is None:
-                    run = await client.start_run(suite, scale)
+                    run = await client.start_run(order.suite, order.scale, order.repeats)
                     display.cost(run)
                     line.works()
                 async with _rates(client, display), aclosing(client.watch_run(run.run_id)) as states:
@@ -143,7 +159,7 @@ async def _measure(way: Way, suite: str, scale: float, path: Path, display: RunD
                         display.run(run)
                         if not run.state.ended:  # what is left then is short, and is not begun again for ever
                             line.works()
-                return await _take(client, run, path, display)
+                return await _take(client, run, order.path, display)
     except asyncio.CancelledError:
         if run is not None and not run.state.ended:
             await _cancel(way, run, display)

@@ -97,9 +97,9 @@ class Conductor:
         if self._active is not None:
             self._do(self._active.stored(endpoint, start_id, seq))
 
-    def start_run(self, suite_name: str, scale: float) -> Run:
+    def start_run(self, suite_name: str, scale: float, repeats: int | None = None) -> Run:
         """Start a run. Raises RefusedError when it may not start: another is alive, nobody to measure, over budget."""
-        suite = scaled(load_suite(suite_name), scale)
+        suite = scaled(load_suite(suite_name), scale, repeats)
         if self._active is not None:
             alive = self._active.run
             raise RefusedError(f"run {alive.run_id} of suite {alive.suite} is alive: wait for its end, or cancel it")

@@ -102,9 +102,9 @@ class Query:
         await self._written()
         return await asyncio.to_thread(lambda: summarize(self._store.windows(selection, span)))
 
-    async def start_run(self, suite: str, scale: float) -> Run:
+    async def start_run(self, suite: str, scale: float, repeats: int | None = None) -> Run:
         """Start a run."""
-        return self._conductor.start_run(suite, scale)
+        return self._conductor.start_run(suite, scale, repeats)
 
     async def get_run(self, run_id: str) -> Run:
         """Give the run as it stands."""

@@ -10,16 +10,23 @@ from cvmprobe.model.run import Step, Suite
 __all__ = ["scaled"]
 
 _MIB = 1 << 20
+_MOST_REPEATS = 1_000
 _STEADY_INTERVALS = 2  # what must remain after the warm-up for a figure to exist
 
 
-def scaled(suite: Suite, scale: float) -> Suite:
+def scaled(suite: Suite, scale: float, repeats: int | None = None) -> Suite:
     """Return ``suite`` with durations and file sizes times ``scale``, in (0, 1]; 1 changes nothing.
+
+    ``repeats`` of everything, as many as asked for; None: as many as the suite says.
 
     Durations and warm-ups stay multiples of the interval, files of 1 MiB; two steady intervals always remain.
     """
     if not 0 < scale <= 1:
         raise UsageError(f"scale must be above 0 and at most 1, but is {scale:g}")
+    if repeats is not None:
+        if not 1 <= repeats <= _MOST_REPEATS:
+            raise UsageError(f"repeats must be 1 to {_MOST_REPEATS}, but are {repeats}")
+        suite = replace(suite, repeats=repeats)
     if scale == 1:
         return suite
     return replace(suite, steps=tuple(_scaled_step(step, scale, suite.interval_ms) for step in suite.steps))

@@ -131,9 +131,10 @@ class ProbeClient:
         response = await self._ask(self._stub.Summarize, request)
         return each("summaries", decode_summary, response.summaries)
 
-    async def start_run(self, suite: str, scale: float) -> Run:
-        """Start a run of ``suite``."""
-        response = await self._ask(self._stub.StartRun, wire.StartRunRequest(suite=suite, scale=scale))
+    async def start_run(self, suite: str, scale: float, repeats: int | None = None) -> Run:
+        """Start a run of ``suite``, ``repeats`` times (None: as it says)."""
+        request = wire.StartRunRequest(suite=suite, scale=scale, repeats=repeats)
+        response = await self._ask(self._stub.StartRun, request)
         return within("run", decode_run, response.run)
 
     async def get_run(self, run_id: str) -> Run:

@@ -73,8 +73,11 @@ class ProbeHandler(LiveHandler, Protocol):
         """Make one summary per kind of measurement and metric of the selected stored windows."""
         ...
 
-    async def start_run(self, suite: str, scale: float) -> Run:
-        """Start a run of ``suite``, durations and sizes times ``scale``; returns it with its cost stated."""
+    async def start_run(self, suite: str, scale: float, repeats: int | None = None) -> Run:
+        """Start a run of ``suite``, durations and sizes times ``scale``; returns it with its cost stated.
+
+        ``repeats``: how often all of it is done; None: as often as the suite says.
+        """
         ...
 
     async def get_run(self, run_id: str) -> Run:

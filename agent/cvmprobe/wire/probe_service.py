@@ -120,7 +120,8 @@ class ProbeService(ProbeServiceServicer):
         """Start a run."""
         collector = self._collector()
         suite, scale = _asked(_suite, request.suite), _asked(_scale, request.scale)
-        return wire.StartRunResponse(run=encode_run(await collector.start_run(suite, scale)))
+        repeats = request.repeats if request.HasField("repeats") else None
+        return wire.StartRunResponse(run=encode_run(await collector.start_run(suite, scale, repeats)))
 
     @answered
     async def GetRun(self, request: wire.GetRunRequest) -> wire.GetRunResponse:

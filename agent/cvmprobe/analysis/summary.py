@@ -20,7 +20,7 @@ SPOILING = frozenset({Flag.OVERRUN, Flag.CUT, Flag.ERROR})  # the harness failed
 HEADLINES: Mapping[Probe, tuple[tuple[str, ...], ...]] = {
     Probe.TCP_STREAM: (("receiver_bytes", "sent_bytes"),),
     Probe.TCP_RR: (("latency_ns",), ("transactions",)),
-    Probe.COMPUTE: (("unit_fs",), ("work_units",)),
+    Probe.COMPUTE: (("unit_fs",),),
     Probe.DISK: (("reads",), ("writes",), ("total_ns",), ("sync_ns",)),
 }
 HELD_HISTOGRAMS = 256  # per metric before they are merged into one, so that a long range needs no memory

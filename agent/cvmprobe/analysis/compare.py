@@ -1,0 +1,138 @@
+"""Two runs of the same thing, held against each other: better, worse, same, undecided, or not to be compared.
+
+better, worse    the ratio is beyond the minimum effect, at 5 % over all metrics together (Holm)
+same             its whole 95 % interval is within the minimum effect
+not comparable   measured by other means (engine, kernel, size, parameters), or missing on a side
+undecided        anything else, and always below MIN_REPEATS repeats a side
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from statistics import geometric_mean
+
+from cvmprobe.analysis.bootstrap import LEVEL, Contrast, contrast, holm
+from cvmprobe.analysis.repeats import Kind, Quantity, Series
+
+__all__ = ["MIN_REPEATS", "UNSOUND_SHARE", "Comparison", "Side", "Verdict", "compare"]
+
+MIN_REPEATS = 5
+UNSOUND_SHARE = 0.10  # of the steady windows: with more of them spoiled a figure is flagged
+
+
+class Verdict(StrEnum):
+    """What a comparison came to, seen from A: B is ..."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    SAME = "same"
+    UNDECIDED = "undecided"
+    NOT_COMPARABLE = "not comparable"
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One run: its series, and the conditions that are common to all of them, such as the kernel of its nodes."""
+
+    series: Mapping[Kind, Series]
+    conditions: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One metric of one kind. ``before``, ``after``: geometric means over the repeats of A and of B."""
+
+    kind: Kind
+    quantity: Quantity | None  # None: the kind has no value on a side
+    verdict: Verdict
+    reason: str = ""
+    before: float | None = None
+    after: float | None = None
+    repeats: tuple[int, int] = (0, 0)
+    contrast: Contrast | None = None
+    p: float | None = None  # of an effect beyond the minimum, after Holm
+    unsound: bool = False  # too many windows of a side were spoiled
+
+    @property
+    def partial(self) -> bool:
+        """Whether the data were not what a verdict needs."""
+        return self.unsound or (self.contrast is None)
+
+    @property
+    def loss(self) -> float:
+        """Share by which B is worse than A; below 0 where it is better, 0 where that is not known."""
+        if self.contrast is None or self.quantity is None:
+            return 0.0
+        return 1 - self.contrast.ratio if self.quantity.up else self.contrast.ratio - 1
+
+
+def compare(a: Side, b: Side, *, min_effect: float, force: bool = False) -> tuple[Comparison, ...]:
+    """Compare every metric that either side has. ``force``: also what was measured by other means, and say so."""
+    unlike = _unlike(a.conditions, b.conditions)
+    rows = [
+        row
+        for kind in sorted({*a.series, *b.series})
+        for row in _of_kind(kind, a.series.get(kind), b.series.get(kind), unlike, force=force)
+    ]
+    tested = [row for row in rows if row.contrast is not None]
+    adjusted = holm([row.contrast.p_beyond(min_effect) for row in tested if row.contrast is not None])
+    verdicts = {id(row): _judged(row, p, min_effect) for row, p in zip(tested, adjusted, strict=True)}
+    return tuple(verdicts.get(id(row), row) for row in rows)
+
+
+def _of_kind(
+    kind: Kind, a: Series | None, b: Series | None, unlike: Sequence[str], *, force: bool
+) -> Sequence[Comparison]:
+    if a is None or b is None:
+        side = "B" if a is None else "A"
+        return [Comparison(kind, None, Verdict.NOT_COMPARABLE, f"only {side} has it")]
+    reasons = [*unlike, *_unlike(a.conditions, b.conditions)]
+    unsound = max(a.left_out_share, b.left_out_share) > UNSOUND_SHARE
+    quantities = sorted({*a.values, *b.values})
+    if not quantities:
+        return [Comparison(kind, None, Verdict.NOT_COMPARABLE, "neither side has a figure", unsound=unsound)]
+    return [
+        replace(_of_quantity(kind, quantity, a, b, reasons, force=force), unsound=unsound) for quantity in quantities
+    ]
+
+
+def _of_quantity(
+    kind: Kind, quantity: Quantity, a: Series, b: Series, reasons: Sequence[str], *, force: bool
+) -> Comparison:
+    before, after = a.values.get(quantity, []), b.values.get(quantity, [])
+    row = Comparison(
+        kind,
+        quantity,
+        Verdict.NOT_COMPARABLE,
+        "; ".join(reasons),
+        before=geometric_mean(before) if before else None,
+        after=geometric_mean(after) if after else None,
+        repeats=(len(before), len(after)),
+    )
+    if reasons and not force:
+        return row
+    if not before or not after:
+        return replace(row, reason=f"only {'A' if before else 'B'} has it")
+    fewest = min(len(before), len(after))
+    if fewest < MIN_REPEATS:
+        few = f"{fewest} repeat{'s' if fewest > 1 else ''} a side, of at least {MIN_REPEATS}"
+        return replace(row, verdict=Verdict.UNDECIDED, reason="; ".join([few, *reasons]))
+    return replace(row, contrast=contrast(before, after))
+
+
+def _judged(row: Comparison, p: float, min_effect: float) -> Comparison:
+    assert row.contrast is not None  # noqa: S101 - only such rows are judged
+    if p <= 1 - LEVEL:
+        verdict = Verdict.WORSE if row.loss > 0 else Verdict.BETTER
+    else:
+        verdict = Verdict.SAME if row.contrast.within(min_effect) else Verdict.UNDECIDED
+    return replace(row, verdict=verdict, p=p)
+
+
+def _unlike(a: Mapping[str, str], b: Mapping[str, str]) -> list[str]:
+    """Name what differs between the conditions of two sides."""
+    return [
+        f"{name} {a.get(name, 'unknown')} against {b.get(name, 'unknown')}"
+        for name in sorted({*a, *b})
+        if a.get(name) != b.get(name)
+    ]

@@ -1,0 +1,99 @@
+"""Bootstrap-t and Holm: false alarms stay below what is stated, and real differences are found."""
+
+import math
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cvmprobe.analysis.bootstrap import contrast, holm
+
+TRIALS = 150
+DRAWS = 599
+EFFECT = 0.02
+
+
+def trials(truth, *, spread=0.01, repeats=5, seed=1):
+    """Contrasts of synthetic runs whose true ratio is ``truth``."""
+    chance = random.Random(seed)
+    for _ in range(TRIALS):
+        before = [chance.lognormvariate(3, spread) for _ in range(repeats)]
+        after = [truth * chance.lognormvariate(3, spread) for _ in range(repeats)]
+        yield contrast(before, after, DRAWS)
+
+
+def binomial_bound(n, p=0.05, miss=1e-3):
+    """Smallest count that n draws of probability p exceed with probability below ``miss``."""
+    total, count = 0.0, 0
+    while True:
+        total += math.comb(n, count) * p**count * (1 - p) ** (n - count)
+        if total >= 1 - miss:
+            return count
+        count += 1
+
+
+@pytest.mark.parametrize("truth", [1.0, 1 + EFFECT, 1 / (1 + EFFECT)])
+def test_what_is_within_the_minimum_effect_raises_few_alarms(truth):
+    alarms = sum(one.p_beyond(EFFECT) <= 0.05 for one in trials(truth))
+    assert alarms <= binomial_bound(TRIALS)
+
+
+def test_without_a_minimum_effect_alarms_are_as_many_as_stated():
+    alarms = sum(one.p_beyond(0) <= 0.05 for one in trials(1.0))
+    assert 1 <= alarms <= binomial_bound(TRIALS)
+
+
+@pytest.mark.parametrize("truth", [1.0, 1.05, 0.5])
+def test_the_interval_holds_the_truth_as_often_as_it_says(truth):
+    missed = sum(not one.low <= truth <= one.high for one in trials(truth))
+    assert missed <= binomial_bound(TRIALS, 0.07)
+
+
+@pytest.mark.parametrize(("truth", "least"), [(1.10, 0.99), (1 / 1.10, 0.99), (1.05, 0.7)])
+def test_differences_are_found(truth, least):
+    found = [one.p_beyond(EFFECT) <= 0.05 and (one.ratio > 1) == (truth > 1) for one in trials(truth)]
+    assert sum(found) / TRIALS >= least
+
+
+def test_no_difference_is_found_out_where_the_repeats_agree():
+    assert sum(one.within(EFFECT) for one in trials(1.0, spread=0.004)) / TRIALS > 0.9
+
+
+def test_the_same_data_give_the_same_answer():
+    one, other = (contrast([1, 2, 3, 4, 5], [2, 3, 4, 5, 6]) for _ in range(2))
+    assert one == other
+
+
+def test_both_directions_agree():
+    chance = random.Random(3)
+    before = [chance.lognormvariate(0, 0.02) for _ in range(8)]
+    after = [1.1 * chance.lognormvariate(0, 0.02) for _ in range(8)]
+    there, back = contrast(before, after), contrast(after, before)
+    assert there.ratio == pytest.approx(1 / back.ratio)
+    assert there.low == pytest.approx(1 / back.high, rel=0.01)
+    assert (there.p_beyond(0.02) <= 0.05) == (back.p_beyond(0.02) <= 0.05) is True
+
+
+def test_repeats_that_agree_to_the_last_digit_have_no_interval():
+    equal, other = contrast([5.0] * 5, [5.0] * 5), contrast([5.0] * 5, [6.0] * 5)
+    assert (equal.low, equal.ratio, equal.high) == pytest.approx((1, 1, 1))
+    assert equal.within(0.02)
+    assert equal.p_beyond(0.02) == 1
+    assert (other.low, other.high) == pytest.approx((1.2, 1.2))
+    assert other.p_beyond(0.02) < 0.01
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(1e-3, 1e9), min_size=5, max_size=8), st.lists(st.floats(1e-3, 1e9), min_size=5, max_size=8))
+def test_any_values_have_an_answer(before, after):
+    one = contrast(before, after, 199)
+    assert 0 <= one.low <= one.high
+    assert 0 < one.p_beyond(0.02) <= 1
+    assert one.p_beyond(0.1) >= one.p_beyond(0.01)
+
+
+def test_holm():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])  # by hand: 3 x 0.01, 2 x 0.03, max(0.04, 0.06)
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []

@@ -58,7 +58,7 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"cvmprobe {__version__}\n"
 
 
-_VERBS = "run,watch,get nodes,get probes,get windows,get runs,snapshot export,config explain"
+_VERBS = "run,watch,compare,get nodes,get probes,get windows,get runs,snapshot export,config explain"
 
 
 @pytest.mark.parametrize("verb", ["", "get", "snapshot", "config", *_VERBS.split(",")])

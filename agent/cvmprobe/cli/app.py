@@ -5,7 +5,7 @@ from typing import Annotated, Final
 import typer
 
 from cvmprobe import __version__
-from cvmprobe.cli import agent, collector, config, doctor, get, probe, responder, run, snapshot, watch
+from cvmprobe.cli import agent, collector, compare, config, doctor, get, probe, responder, run, snapshot, watch
 from cvmprobe.cli.program import PASS_ON
 
 __all__ = ["app"]
@@ -67,6 +67,7 @@ app.add_typer(get.app, name="get")
 app.command("probe", help=probe.HELP, context_settings=PASS_ON, add_help_option=False)(probe.probe)
 app.command("responder", help=responder.HELP)(responder.responder)
 app.add_typer(snapshot.app, name="snapshot")
+app.command("compare", help=compare.HELP)(compare.compare_runs)
 app.add_typer(config.app, name="config")
 app.command("agent", help=agent.HELP, context_settings=PASS_ON, add_help_option=False)(agent.agent)
 app.command("collector", help=collector.HELP, context_settings=PASS_ON, add_help_option=False)(collector.collector)

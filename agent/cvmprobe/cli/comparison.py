@@ -1,0 +1,139 @@
+"""A comparison as a table, as Markdown, and as a record for programs."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from cvmprobe.analysis import MIN_REPEATS, Comparison, Verdict
+from cvmprobe.cli.output import DASH, Column, Record, tabulate
+
+__all__ = ["Judgement", "markdown", "record", "table"]
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What was compared, by which measure, and what it came to."""
+
+    a: str
+    b: str
+    min_effect: float
+    fail_over: float
+    rows: Sequence[Comparison]
+
+
+def table(judgement: Judgement) -> RenderableType:
+    """Return the comparison for a terminal."""
+    lines = [Text(), Text(_tally(judgement)), *(Text(note, style="dim") for note in _notes(judgement))]
+    return Group(Text(_title(judgement)), Text(), tabulate(_COLUMNS, judgement.rows), *lines)
+
+
+def markdown(judgement: Judgement) -> str:
+    """Return the comparison as a GitHub-flavoured table."""
+    head = [column.header for column in _COLUMNS]
+    rule = ["---:" if column.right else "---" for column in _COLUMNS]
+    body = [[column.cell(row).replace("|", "\\|") for column in _COLUMNS] for row in judgement.rows]
+    lines = [f"| {' | '.join(cells)} |" for cells in (head, rule, *body)]
+    return "\n".join([_title(judgement), "", *lines, "", _tally(judgement), "", *_notes(judgement)])
+
+
+def record(judgement: Judgement) -> Record:
+    """Return the comparison for programs; ratios are B / A."""
+    return {
+        "a": judgement.a,
+        "b": judgement.b,
+        "min_effect": judgement.min_effect,
+        "fail_over": judgement.fail_over,
+        "verdicts": dict(_count(judgement.rows)),
+        "comparisons": [_row(row) for row in judgement.rows],
+    }
+
+
+def _row(row: Comparison) -> dict[str, object]:
+    kind, quantity, contrast = row.kind, row.quantity, row.contrast
+    return {
+        "probe": kind.probe.value,
+        "step": kind.step,
+        "where": kind.where,
+        "direction": kind.direction.value,
+        "metric": None if quantity is None else quantity.metric,
+        "point": None if quantity is None else quantity.point,
+        "more_is_better": None if quantity is None else quantity.up,
+        "before": row.before,
+        "after": row.after,
+        "repeats": list(row.repeats),
+        "ratio": None if contrast is None else contrast.ratio,
+        "low": None if contrast is None else contrast.low,
+        "high": None if contrast is None else contrast.high,
+        "p_holm": row.p,
+        "verdict": row.verdict.value,
+        "reason": row.reason,
+        "unsound": row.unsound,
+    }
+
+
+def _title(judgement: Judgement) -> str:
+    return f"A: {judgement.a}\nB: {judgement.b}"
+
+
+def _count(rows: Sequence[Comparison]) -> Counter[str]:
+    found = Counter(row.verdict.value for row in rows)
+    return Counter({verdict.value: found[verdict] for verdict in Verdict if found[verdict]})
+
+
+def _tally(judgement: Judgement) -> str:
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in _count(judgement.rows).items())
+    return f"B against A: {counts or 'nothing to compare'}"
+
+
+def _notes(judgement: Judgement) -> list[str]:
+    return [
+        "change: geometric means of the repeats, B by A, with the 95 % interval of each by itself (bootstrap-t);",
+        f"better, worse: by more than {judgement.min_effect:.1%}, at 5 % over all metrics together (Holm);",
+        f"same: the whole interval is within it; undecided: neither, or under {MIN_REPEATS} repeats a side",
+    ]
+
+
+def _value(of: Callable[[Comparison], float | None]) -> Callable[[Comparison], str]:
+    def cell(row: Comparison) -> str:
+        value = of(row)
+        return DASH if value is None else f"{value:,.0f}" if value >= 1_000 else f"{value:.4g}"  # noqa: PLR2004 - digits
+
+    return cell
+
+
+def _change(ratio: float) -> str:
+    return f"{(ratio - 1) * 100:+.1f} %" if math.isfinite(ratio) else DASH
+
+
+def _interval(row: Comparison) -> str:
+    contrast = row.contrast
+    return DASH if contrast is None else f"{_change(contrast.low)} … {_change(contrast.high)}"
+
+
+def _unit(row: Comparison) -> str:
+    if row.quantity is None:
+        return DASH
+    unit = row.quantity.metric.rpartition("_")[2]
+    return f"{unit}/s" if row.quantity.point == "rate" else unit
+
+
+def _remark(row: Comparison) -> str:
+    return "; ".join(filter(None, ["unsound" if row.unsound else "", row.reason])) or DASH
+
+
+_COLUMNS: tuple[Column[Comparison], ...] = (
+    Column("measurement", lambda row: str(row.kind)),
+    Column("metric", lambda row: DASH if row.quantity is None else str(row.quantity)),
+    Column("A", _value(lambda row: row.before), right=True),
+    Column("B", _value(lambda row: row.after), right=True),
+    Column("of", _unit),
+    Column("change", lambda row: DASH if row.contrast is None else _change(row.contrast.ratio), right=True),
+    Column("95 % interval", _interval, right=True),
+    Column("n", lambda row: "+".join(map(str, row.repeats)), right=True),
+    Column("verdict", lambda row: row.verdict),
+    Column("why", _remark),
+)

@@ -6,6 +6,7 @@ from rich.console import Group
 from rich.text import Text
 
 from cvmprobe.analysis import summarize
+from cvmprobe.analysis.pools import disagreements
 from cvmprobe.cli.figures import figures_of_summaries
 from cvmprobe.cli.output import Format, show
 from cvmprobe.cli.records import gap_record, hello_record, run_record, summary_metric_record, summary_record
@@ -46,11 +47,12 @@ def _title(manifest: Manifest) -> str:
         f"{hello.endpoint}: kernel {hello.environment.value('kernel') or 'unknown'}, TEE {hello.environment.tee.kind}"
         for hello in manifest.nodes.values()
     ]
+    unlike = disagreements({hello.endpoint.node: hello.environment for hello in manifest.nodes.values()})
     span = (
         f"windows that end from {clock(manifest.time_range.start_unix_ms)} to {clock(manifest.time_range.end_unix_ms)}"
     )
     gaps = [f"missing: {gap.stream.endpoint}: {_lost(gap)} batches: {gap.reason}" for gap in manifest.gaps]
-    return "\n".join([*runs, span, *nodes, *gaps])
+    return "\n".join([*runs, span, *nodes, *unlike, *gaps])
 
 
 def _lost(gap: Gap) -> str:

@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from cvmprobe.analysis.pools import disagreements
 from cvmprobe.cli.figures import labels, measurement, short
 from cvmprobe.cli.find import Where, ask, find, located
-from cvmprobe.cli.output import DASH, Column, Format, FormatOption, show, tabulate
+from cvmprobe.cli.output import DASH, Column, Format, FormatOption, note, show, tabulate
 from cvmprobe.cli.records import metric_records, node_record, probe_record, run_record, window_record
 from cvmprobe.cli.selection import NodeOption, PathOption, ProbeOption, TargetOption, selection, since_range
 from cvmprobe.cli.windows import clock, window_table
@@ -85,6 +86,8 @@ def get_nodes(
     """
     nodes = ask(find(where, Access.VIEWER), lambda client: client.list_nodes())
     show(form, tabulate(_NODES, nodes), [node_record(node) for node in nodes])
+    for line in disagreements({node.endpoint.node: node.environment for node in nodes if node.environment}):
+        note(line)
 
 
 @app.command("probes")

@@ -68,6 +68,8 @@ def _node(environment: Environment) -> Iterator[str]:
         "CPU quota",
         f"{of('cpu_quota')}; around it {of('cpu_quota_around')}; throttled {of('cpu_throttled_periods')} times",
     )
+    if environment.value("container_runtime"):
+        yield _row("in the cluster", f"{of('instance_type')} in {of('zone')}; {of('container_runtime')}")
     yield _row("rights", f"user {of('user_id')}, capabilities {of('capabilities')}, seccomp {of('seccomp_mode')}")
     yield _row(
         "bounce buffers", f"{of('swiotlb_bytes')} bytes, {of('swiotlb_used_bytes')} used; at boot: {of('swiotlb_boot')}"

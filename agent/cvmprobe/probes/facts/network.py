@@ -74,13 +74,16 @@ def _interface(root: Path, name: str, link: Link | None) -> Iterator[Fact]:
         yield Fact(f"interface_{name}_kind", link.kind or ("loopback" if link.loopback else "device"), "rtnetlink")
     if link is None or link.loopback:
         return
-    yield fact(f"interface_{name}_speed_mbit", f"/{folder}/speed", partial(_speed, root / folder / "speed"))
+    if link.kind:
+        yield unknown(f"interface_{name}_speed_mbit", f"a {link.kind} is virtual: what it says has no meaning")
+    else:
+        yield fact(f"interface_{name}_speed_mbit", f"/{folder}/speed", partial(_speed, root / folder / "speed"))
     yield fact(f"interface_{name}_driver", "ethtool", partial(ethtool.driver, name))
     yield fact(f"interface_{name}_offloads", "ethtool", partial(ethtool.offloads, name))
 
 
 def _speed(path: Path) -> str | None:
-    """Return Mbit/s; a virtual device says -1, or a number without a meaning of its own."""
+    """Return Mbit/s; -1 stands for unknown."""
     speed = read(path)
     return None if speed == "-1" else speed
 

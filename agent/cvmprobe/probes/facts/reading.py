@@ -19,7 +19,8 @@ def read(path: Path) -> str:
 def fact(name: str, source: str, value: Callable[[], str | None]) -> Fact:
     """Return a fact, unknown where ``value()`` is None or raises OSError; the source then says why."""
     try:
-        return Fact(name, value(), source)
+        found = value()
+        return unknown(name, f"{source}: does not tell it") if found is None else Fact(name, found, source)
     except OSError as error:
         return unknown(name, f"{source}: {error.strerror}")
 

@@ -33,6 +33,8 @@ static inline nfds_t responder_watch(struct responder *r, struct pollfd *fds, ui
         const struct session *s = r->sessions[i];
         uint64_t end_ns = session_end_ns(s);
         fds[n++] = (struct pollfd){.fd = session_running(s) ? s->fd : -1, .events = session_events(s)};
+        if (session_waits(s) && now_ns + SESSION_LOOK_NS < end_ns)
+            end_ns = now_ns + SESSION_LOOK_NS;
         if (session_running(s) && end_ns < *until_ns)
             *until_ns = end_ns;
     }

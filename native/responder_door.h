@@ -131,6 +131,7 @@ static inline void responder_reap(struct responder *r, uint64_t now_ns)
         struct session *s = r->sessions[i];
         if (now_ns >= session_end_ns(s))
             session_cut(s);
+        session_look(s, now_ns);
         if (!session_over(s)) {
             i++;
             continue;

@@ -17,11 +17,13 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "node_cpu.h"
 #include "service.h"
 
 #define SESSION_SETUP_NS UINT64_C(5000000000) /* from the control hello to the last data hello */
 #define SESSION_DRAIN_NS UINT64_C(2000000000)
 #define SESSION_POLL_MS 50
+#define SESSION_LOOK_NS UINT64_C(100000000) /* between two looks at the node while there is no payload yet */
 
 struct admission;
 
@@ -44,6 +46,9 @@ struct session {
     uint32_t clean;    /* atomic: services that saw the initiator's end */
     uint32_t ended;    /* atomic: services that will not touch the session any more */
     uint32_t complete; /* atomic: the results are sent */
+    struct node_cpu armed;    /* of this node when the session began, as looked at last without payload, */
+    struct node_cpu looks[2]; /* and one look before that: a service may be reading it */
+    uint32_t look;            /* atomic: which is the last */
     struct service *services; /* terms.sockets of them */
     size_t bins_each;         /* session_bins() x SERIES_COUNT */
     uint64_t *bins;           /* bins_each for every socket, and for their sum */
@@ -121,6 +126,40 @@ static inline int session_send(const struct session *s, const void *data, size_t
     return 0;
 }
 
+/* Whether a session that ends by itself has no payload yet: what the node does meanwhile is what it does without us. */
+static inline int session_waits(const struct session *s)
+{
+    return s->terms.duration_ms && session_running(s) && !__atomic_load_n(&s->tally.first_ns, __ATOMIC_RELAXED) &&
+           !__atomic_load_n(&s->tally.first_sent_ns, __ATOMIC_RELAXED);
+}
+
+/* Look at the node as long as there is no payload. From the responder's own thread: it may take its time. */
+static inline void session_look(struct session *s, uint64_t now_ns)
+{
+    if (!session_waits(s) || now_ns - s->looks[s->look].at_ns < SESSION_LOOK_NS)
+        return;
+    uint32_t next = !s->look;
+    s->looks[next] = node_cpu_read();
+    if (!s->armed.at_ns)
+        s->armed = s->looks[next];
+    __atomic_store_n(&s->look, next, __ATOMIC_RELEASE);
+}
+
+/* What the node did from the last look before the payload until now, and what it would have done without it. */
+static inline void session_tell_node(const struct session *s, uint64_t *counts)
+{
+    struct node_cpu begun = s->looks[__atomic_load_n(&s->look, __ATOMIC_ACQUIRE)], now = node_cpu_read();
+    if (!begun.at_ns || !now.at_ns)
+        return;
+    counts[RESULT_NODE_BUSY_NS] = now.busy_ns - begun.busy_ns;
+    counts[RESULT_NODE_IRQ_NS] = now.irq_ns - begun.irq_ns;
+    counts[RESULT_NODE_SOFTIRQ_NS] = now.softirq_ns - begun.softirq_ns;
+    if (begun.at_ns - s->armed.at_ns >= SESSION_LOOK_NS)
+        counts[RESULT_NODE_BASELINE_NS] = (uint64_t)((double)(begun.busy_ns - s->armed.busy_ns) *
+                                                     (double)(now.at_ns - begun.at_ns) /
+                                                     (double)(begun.at_ns - s->armed.at_ns));
+}
+
 /* One more part of a sum or an extreme; a sum with an unknown part is unknown. */
 static inline uint64_t session_join(enum session_result what, uint64_t so_far, uint64_t part)
 {
@@ -151,6 +190,7 @@ static inline void session_send_results(struct session *s)
             bins[b] += s->services[i].bins[b];
     }
     r.counts[RESULT_FIRST_NS] = first_ns ? first_ns : RESULT_UNKNOWN;
+    session_tell_node(s, r.counts);
     results_seal(&s->key, &r, &s->control, bins);
     uint64_t until_ns = clock_now_ns() + SESSION_DRAIN_NS;
     if (!session_send(s, &r, sizeof r, until_ns) && !session_send(s, bins, results_bins_bytes(&r), until_ns))

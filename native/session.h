@@ -82,7 +82,7 @@ enum session_result {
     RESULT_NODE_BUSY_NS, /* of all CPUs while the session had payload: user, system, irq, softirq, steal */
     RESULT_NODE_IRQ_NS,
     RESULT_NODE_SOFTIRQ_NS,
-    RESULT_NODE_BASELINE_PPM, /* busy share of all CPUs before the first payload byte */
+    RESULT_NODE_BASELINE_NS, /* as busy as they were before its first payload byte, they would have been so long */
     /* of the connections the responder sends on, as its kernel last said (tcp_path.h) */
     RESULT_BUSY_NS,
     RESULT_RWND_LIMITED_NS,

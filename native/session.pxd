@@ -55,7 +55,7 @@ cdef extern from "session.h" nogil:
         RESULT_NODE_BUSY_NS
         RESULT_NODE_IRQ_NS
         RESULT_NODE_SOFTIRQ_NS
-        RESULT_NODE_BASELINE_PPM
+        RESULT_NODE_BASELINE_NS
         RESULT_BUSY_NS
         RESULT_RWND_LIMITED_NS
         RESULT_SNDBUF_LIMITED_NS

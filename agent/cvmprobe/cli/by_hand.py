@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, get_type_hints
 import typer
 
 from cvmprobe.analysis import summarize
+from cvmprobe.cli.costs import COST_MEANING, cost_note, cost_of
 from cvmprobe.cli.figures import figures_of_summaries
 from cvmprobe.cli.flags import asked, options_of
 from cvmprobe.cli.hand import PORT, KeyFileOption, KeyOption, address_of, read_key, session_of
@@ -194,6 +195,8 @@ def _report(setup: Setup, where: str, trial: Trial, form: Format) -> None:
     for key, figures in figures_of_summaries(summaries).items():
         note("")
         show(form, summary_table(key, figures), record, flat)
+    if (cost := cost_of(result.totals)) is not None:
+        note(f"{cost_note(cost)}\n{COST_MEANING}")
 
 
 def _uncut(window: Window) -> Window:

@@ -8,6 +8,7 @@ from typing import Final
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from cvmprobe.cli.costs import COST_MEANING, cost_table, costs_of_leases
 from cvmprobe.cli.figures import POINTS, Figures, Measurement, differing, short, traits
 from cvmprobe.cli.output import DASH, Column, microseconds, tabulate
 from cvmprobe.cli.progress import describe
@@ -37,6 +38,8 @@ def tables(rows: Mapping[Measurement, Figures], runs: Sequence[Run]) -> Renderab
         parts += [tabulate(_columns(probes[probe]), probes[probe], probe), Text()]
     if not parts:
         parts.append(Text("nothing was measured"))
+    if costs := costs_of_leases([lease for run in runs for lease in run.leases]):
+        parts += [cost_table(costs), Text(COST_MEANING, style="dim"), Text()]
     if failures := [line for run in runs for line in _failures(run)]:
         parts += [*map(Text, failures), Text()]
     parts += [Text(text, style="dim") for text in _footnotes(rows.values())]

@@ -11,7 +11,7 @@ from cvmprobe.model.run import Cost
 from cvmprobe.model.window import Probe
 from cvmprobe.probes.execution import Execution, Setup
 
-__all__ = ["Entry", "Metric", "read_parameters"]
+__all__ = ["BESIDE", "Entry", "Metric", "read_parameters"]
 
 P = TypeVar("P", bound=msgspec.Struct)
 
@@ -24,6 +24,25 @@ class Metric:
     unit: str
     meaning: str
     headline: bool = False
+
+
+BESIDE = (
+    Metric("cpu_pressure_ns", "ns", "some task of the node waited for a CPU"),
+    Metric("io_pressure_ns", "ns", "some task of the node waited for I/O"),
+    Metric("memory_pressure_ns", "ns", "some task of the node waited for memory"),
+    Metric("throttled_periods", "periods", "in which the CPU quotas of our cgroup, and those around it, stopped us"),
+    Metric("throttled_ns", "ns", "how long they did"),
+    Metric("steal_ns", "ns", "time of all CPUs that the hypervisor gave to others; only where it tells"),
+    Metric("node_busy_ns", "ns", "of all CPUs: all but idle and waiting for I/O (with a peer, from 1 s on)"),
+    Metric("node_irq_ns", "ns", "of it, serving interrupts"),
+    Metric("node_softirq_ns", "ns", "of it, in softirq: where the kernel's network stack receives"),
+    Metric("node_baseline_ns", "ns", "as busy as it was before the load, the node would have been so long"),
+    Metric("receiver_node_busy_ns", "ns", "the same of the responder's node (total only)"),
+    Metric("receiver_node_irq_ns", "ns", "the same of the responder's node (total only)"),
+    Metric("receiver_node_softirq_ns", "ns", "the same of the responder's node (total only)"),
+    Metric("receiver_node_baseline_ns", "ns", "the same of the responder's node (total only)"),
+)
+"""What may stand beside the metrics of every probe that runs under a lease, or by hand."""
 
 
 @dataclass(frozen=True, slots=True)

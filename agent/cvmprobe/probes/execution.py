@@ -29,6 +29,7 @@ from cvmprobe.probes.interference import (
     pressure_fact,
     pressure_shares,
 )
+from cvmprobe.probes.node_cpu import NODE_CPU_MS, NodeCpu, node_totals
 from cvmprobe.probes.samples import SampleShelf
 
 if TYPE_CHECKING:  # the catalog is readable where no engine is built
@@ -112,6 +113,7 @@ class Execution:
         self._samples = SampleShelf(setup.instance)
         self._interference = Interference()
         self._count_beside = beside
+        self._node_cpu = NodeCpu() if setup.peer is not None and (setup.duration_ms or 0) >= NODE_CPU_MS else None
         self._pressure: Mapping[str, float] = {}  # before it began
         self._stopping = threading.Event()
         self._starting = threading.Lock()
@@ -148,6 +150,8 @@ class Execution:
         self._look()
         engine = self._engine = self._face.open(self._stopping.is_set)
         with closing(engine):
+            if self._node_cpu is not None:
+                self._node_cpu.look(self._stopping.wait)
             if not self._start(engine):
                 return
             try:
@@ -172,6 +176,7 @@ class Execution:
                 return False
             self._interference.counters()  # what came before, such as filling a file, is in no window
             self._count_beside()
+            self._node_counters()
             engine.start()
             return True
 
@@ -203,11 +208,14 @@ class Execution:
 
     def _beside(self, window: Window) -> Window:
         """Put beside a window what the kernel counted meanwhile; a light one keeps only the flag that comes of it."""
-        seen = {**self._interference.counters(), **self._count_beside()}
+        seen = {**self._interference.counters(), **self._count_beside(), **self._node_counters()}
         flags = window.flags | ({Flag.THROTTLED} if seen.get("throttled_periods") else set())
         if self._setup.duration_ms is None:
             return replace(window, flags=flags)
         return replace(window, flags=flags, counters={**window.counters, **seen})
+
+    def _node_counters(self) -> Mapping[str, int]:
+        return {} if self._node_cpu is None else self._node_cpu.counters()
 
     def _judge(self, engine: "Engine", window: Window, *, finished: bool) -> set[Flag]:
         """Return the flags of a window that just ended; an engine with a failed worker is stopped."""
@@ -245,7 +253,8 @@ class Execution:
             self._windows = [replace(window, flags=window.flags | {Flag.CUT}) for window in self._windows]
             return
         self._windows = list(completed.windows)
-        self._totals = completed.totals
+        results: Mapping[str, int] = getattr(engine, "results", None) or {}  # of an engine with a responder
+        self._totals = {**completed.totals, **node_totals(completed.windows, results)}
 
 
 def _check_times(setup: Setup, omit_ms: int) -> None:

@@ -14,7 +14,7 @@ from cvmprobe.analysis import summarize
 from cvmprobe.cli.costs import COST_MEANING, cost_note, cost_of
 from cvmprobe.cli.figures import figures_of_summaries
 from cvmprobe.cli.flags import asked, options_of
-from cvmprobe.cli.hand import PORT, KeyFileOption, KeyOption, address_of, read_key, session_of
+from cvmprobe.cli.hand import PORT, KeyFileOption, KeyOption, address_of, read_key
 from cvmprobe.cli.lines import WindowLines
 from cvmprobe.cli.output import Format, FormatOption, Record, note, show
 from cvmprobe.cli.probe import HELP
@@ -127,7 +127,6 @@ def _setup(probe: Probe, where: str | Path | None, given: list[object], paramete
         if isinstance(each, _Peer):
             peer = address_of(str(where))
             key = _key(each)
-            session = session_of(key, probe)
     direction = next((each.direction for each in given if isinstance(each, _Way)), Direction.NONE)
     if peer is not None and direction is Direction.NONE:
         direction = Direction.FORWARD

@@ -1,6 +1,5 @@
 """What both ends of a measurement by hand are told: where the responder listens, and the key they share."""
 
-import hashlib
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -8,9 +7,8 @@ import typer
 
 from cvmprobe.errors import UsageError
 from cvmprobe.model.endpoint import PeerAddress
-from cvmprobe.model.window import Probe
 
-__all__ = ["PORT", "KeyFileOption", "KeyOption", "address_of", "read_key", "session_of"]
+__all__ = ["PORT", "KeyFileOption", "KeyOption", "address_of", "read_key"]
 
 PORT: Final = 7411
 _SHORTEST, _LONGEST = 16, 64
@@ -52,8 +50,3 @@ def address_of(text: str) -> PeerAddress:
     if not host or not port.isdecimal() or int(port) > 0xFFFF:  # noqa: PLR2004 - ports have 16 bits
         raise UsageError(f"{text!r} is no address: give HOST, HOST:PORT or [IPV6]:PORT")
     return PeerAddress(host, int(port))
-
-
-def session_of(key: bytes, probe: Probe) -> bytes:
-    """Return the id under which both ends know the sessions of a probe."""
-    return hashlib.sha256(b"cvmprobe by hand " + probe.value.encode() + b" " + key).digest()[:16]

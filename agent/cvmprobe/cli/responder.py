@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from cvmprobe.cli.hand import PORT, KeyFileOption, KeyOption, address_of, read_key, session_of
+from cvmprobe.cli.hand import PORT, KeyFileOption, KeyOption, address_of, read_key
 from cvmprobe.cli.interrupt import interrupts
 from cvmprobe.cli.output import note
 from cvmprobe.errors import EngineError, UsageError
@@ -43,9 +43,7 @@ def responder(
     ] = None,
     key: KeyOption = None,
     key_file: KeyFileOption = None,
-    max_bytes: Annotated[
-        int, typer.Option(min=1, help="Payload that the sessions of one probe may move in an hour.")
-    ] = _MAX_BYTES,
+    max_bytes: Annotated[int, typer.Option(min=1, help="Payload that each session may move.")] = _MAX_BYTES,
 ) -> None:
     """Serve until a signal comes."""
     known = read_key(key, key_file)
@@ -53,7 +51,7 @@ def responder(
     serving, host = _listen(listen)
     try:
         note(
-            f"listening on {host} port {serving.port}; up to {max_bytes:,} bytes an hour for each probe; Ctrl-C ends it"
+            f"listening on {host} port {serving.port}; {max_bytes:,} bytes for each session at the most; Ctrl-C ends it"
         )
         if known is None:
             note(
@@ -88,7 +86,7 @@ def _serve(serving: "Responder", key: bytes, max_bytes: int) -> int:
     with interrupts(signals.put):
         while True:
             if ticks % _RENEW_S == 0:
-                _admit(serving, key, max_bytes)
+                serving.admit_any(key, valid_for_ms=_VALID_MS, max_bytes=max_bytes)
             try:
                 signals.get(timeout=_TICK_S)
             except Empty:
@@ -96,14 +94,6 @@ def _serve(serving: "Responder", key: bytes, max_bytes: int) -> int:
                 told = _tell(told, serving.counters())
             else:
                 return 0
-
-
-def _admit(serving: "Responder", key: bytes, max_bytes: int) -> None:
-    from cvmprobe.probes.catalog import CATALOG  # noqa: PLC0415 - only this verb and 'probe' need the probes
-    from cvmprobe.probes.responder import SERVED  # noqa: PLC0415 - native, see above
-
-    for probe in filter(CATALOG.__contains__, SERVED):
-        serving.admit(session_of(key, probe), key, probe, valid_for_ms=_VALID_MS, max_bytes=max_bytes)
 
 
 def _tell(before: Mapping[str, int], now: Mapping[str, int]) -> Mapping[str, int]:

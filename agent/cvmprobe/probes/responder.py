@@ -5,12 +5,8 @@ from collections.abc import Mapping
 
 from cvmprobe.model.window import Probe
 from cvmprobe.native.responder import Responder as NativeResponder
-from cvmprobe.native.session import KINDS
 
-__all__ = ["SERVED", "Responder"]
-
-SERVED = tuple(Probe(name) for name in KINDS)
-"""The probes whose sessions this build serves."""
+__all__ = ["Responder"]
 
 
 class Responder:

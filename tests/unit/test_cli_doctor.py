@@ -12,6 +12,7 @@ from cvmprobe.model.query import Attachment, NodeStatus
 
 TEE = TeeVerdict(TeeKind.TDX, None, None, Confidence.MEDIUM, ("CPUID 0x21: 'IntelTDX'",))
 GOOD = Environment((Fact("kernel", "6.12", "uname"),), TEE)
+PEER = Environment((Fact("kernel", "not asked", "uname"),), TEE)
 BAD = Environment((Fact("cpu_quota", "10000 100000", "cpu.max"),), TEE)
 NODES = {"good": GOOD, "bad": BAD, "mute": None}
 
@@ -25,9 +26,9 @@ class Collector:
 
     async def list_nodes(self):
         return [
-            NodeStatus(Endpoint(name, role), Attachment.ATTACHED, "1", "s", 0, 0, 0, 0, 0, found)
+            NodeStatus(Endpoint(name, role), Attachment.ATTACHED, "1", "s", 0, 0, 0, 0, 0, told)
             for name, found in NODES.items()
-            for role in (Role.POD, Role.PEER)
+            for role, told in ((Role.PEER, found and PEER), (Role.POD, found))
         ]
 
 
@@ -45,6 +46,7 @@ def test_a_node_of_the_cluster_is_told_without_going_there(cvmprobe, capsys):
     text = capsys.readouterr().out
     assert "cvmprobe doctor: good" in text
     assert "tdx, confidence medium, not attested" in text
+    assert "kernel         6.12" in text
     assert "Measuring is sound here" in text
 
 

@@ -13,6 +13,7 @@ from cvmprobe.cli.find import Where, ask, find, located
 from cvmprobe.cli.output import Format, FormatOption, show
 from cvmprobe.cli.program import AGENT, require
 from cvmprobe.errors import RefusedError, UsageError
+from cvmprobe.model.endpoint import Role
 from cvmprobe.model.environment import Environment
 from cvmprobe.model.query import NodeStatus
 from cvmprobe.node.page import page
@@ -64,13 +65,14 @@ def _here(where: Where, volumes: list[Path]) -> Environment:
 
 
 def _there(where: Where, name: str, volumes: list[Path]) -> Environment:
-    """Return what a node's agent found when it started; of its endpoints the first that told anything."""
+    """Return what a node's agent found when it started; its peer, which has no volumes, only where that is all."""
     if volumes:
         raise UsageError("--volume looks here, and --node elsewhere: an agent tells of the volumes it was given")
     nodes = ask(find(where, Access.VIEWER), lambda client: client.list_nodes())
     ours = [node for node in nodes if node.endpoint.node == name]
     if not ours:
         raise UsageError(f"--node {name}: no such node; there are {', '.join(_names(nodes)) or 'none'}")
+    ours.sort(key=lambda node: node.endpoint.role is not Role.POD)
     told = next((node.environment for node in ours if node.environment is not None), None)
     if told is None:
         raise RefusedError(f"node {name} has no agent that was ever heard, so nothing is known of it")

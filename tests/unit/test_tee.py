@@ -107,7 +107,6 @@ def test_each_claim_alone_names_its_kind(more, kind):
 @pytest.mark.parametrize(
     "more",
     [
-        {"sev_status": 0},
         {"log": ["Memory Encryption Features active: AMD SME"]},
         {"options": ["constel.attestation-variant=qemu-vtpm", "mem_encrypt=on"]},
         {"files": frozenset({"/sys/kernel/config/tsm/report"})},
@@ -117,6 +116,15 @@ def test_what_tells_of_no_kind_of_guest_does_not_change_the_verdict(more):
     for name in ("plain-kvm-intel", "sev-snp"):
         plain, verdict = judge_tee(Evidence(LEAVES_OF[name])), judge_tee(Evidence(LEAVES_OF[name], **more))
         assert (verdict.kind, verdict.confidence) == (plain.kind, plain.confidence)
+
+
+def test_a_register_that_says_off_denies_cpuid_unless_a_paravisor_hides_it():
+    off = {"sev_status": 0}
+    assert judge_tee(Evidence(LEAVES_OF["sev"], **off)).confidence is Confidence.LOW
+    for name in ("azure-sev-snp", "plain-kvm-amd", "aarch64"):
+        plain, verdict = judge_tee(Evidence(LEAVES_OF[name])), judge_tee(Evidence(LEAVES_OF[name], **off))
+        assert (verdict.kind, verdict.confidence) == (plain.kind, plain.confidence)
+        assert "SEV is off" in " ".join(verdict.evidence)
 
 
 @pytest.mark.parametrize(("vmpl", "paravisor"), [(None, None), (0, None), (2, True)])

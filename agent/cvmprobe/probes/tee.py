@@ -79,7 +79,7 @@ class _Claim(NamedTuple):
 def judge_tee(evidence: Evidence) -> TeeVerdict:
     """Return the verdict. CPUID leads, the rest supports or contradicts it; every reason is in ``evidence``."""
     claims = list(_claims(evidence))
-    claimed = [claim.kind for claim in claims if claim.kind is not None]
+    claimed: list[TeeKind] = [claim.kind for claim in claims if claim.kind not in (None, TeeKind.NONE)]
     told = tuple(claim.reason for claim in claims)
     if evidence.leaves is None:
         kind = claimed[0] if claimed else TeeKind.UNKNOWN
@@ -93,7 +93,8 @@ def judge_tee(evidence: Evidence) -> TeeVerdict:
         return TeeVerdict(kind, False, None, _NONE_CONFIDENCE[processor.virtual], reasons)
     if evidence.vmpl:
         paravisor = True  # something more privileged than this kernel is in the machine
-    return TeeVerdict(kind, paravisor, evidence.vmpl, _confidence(kind, claimed), reasons)
+    denied = not paravisor and any(claim.kind is TeeKind.NONE for claim in claims)  # a paravisor hides the register
+    return TeeVerdict(kind, paravisor, evidence.vmpl, _confidence(kind, claimed, denied=denied), reasons)
 
 
 def hypervisor(leaf: Callable[[int], Registers | None]) -> str | None:
@@ -104,8 +105,8 @@ def hypervisor(leaf: Callable[[int], Registers | None]) -> str | None:
     return _text(vendor, "bcd").rstrip("\0")
 
 
-def _confidence(kind: TeeKind, claimed: Sequence[TeeKind]) -> Confidence:
-    if any(claim is not kind for claim in claimed):
+def _confidence(kind: TeeKind, claimed: Sequence[TeeKind], *, denied: bool) -> Confidence:
+    if denied or any(claim is not kind for claim in claimed):
         return Confidence.LOW
     return Confidence.HIGH if claimed else Confidence.MEDIUM
 
@@ -186,7 +187,7 @@ def _by_sev_status(status: int) -> _Claim:
     for bit, kind in ((2, TeeKind.SEV_SNP), (1, TeeKind.SEV_ES), (0, TeeKind.SEV)):
         if status >> bit & 1:
             return _Claim(kind, f"{reason}: bit {bit}")
-    return _Claim(None, f"{reason}: SEV is off")
+    return _Claim(TeeKind.NONE, f"{reason}: SEV is off")
 
 
 def _by_log(features: str) -> TeeKind | None:

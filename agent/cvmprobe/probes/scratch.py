@@ -142,7 +142,10 @@ class Shelf:
         timer.daemon = True  # the process may end before: its descriptors, and so the files, end with it
         with self._lock:
             self._files.setdefault(key, []).append((scratch, timer))
-        timer.start()
+        try:
+            timer.start()
+        except RuntimeError:  # no thread to be had: nobody would free it later
+            self._free(key, scratch)
 
     def clear(self) -> None:
         """Free every file at once."""
@@ -178,7 +181,7 @@ def fill(fd: int, size_bytes: int, doing: str, stopping: Callable[[], bool] = la
 
     ``fd`` is open for direct I/O. Raises EngineError (write, fsync); UsageError when ``stopping`` turns true.
     """
-    with mmap.mmap(-1, MIB) as block:  # direct I/O wants memory aligned to pages
+    with _aligned_block(doing) as block:
         for offset in range(0, size_bytes, MIB):
             if stopping():
                 raise UsageError(f"{doing}: stopped on request after {offset} bytes")
@@ -190,6 +193,14 @@ def fill(fd: int, size_bytes: int, doing: str, stopping: Callable[[], bool] = la
             if written != MIB:
                 raise EngineError("write", errno.ENOSPC, f"{doing}: only {written} bytes written at {offset}")
     _flush(fd, doing)
+
+
+def _aligned_block(doing: str) -> mmap.mmap:
+    """Return 1 MiB of memory, aligned to pages as direct I/O wants it."""
+    try:
+        return mmap.mmap(-1, MIB)
+    except OSError as error:
+        raise EngineError("mmap", error.errno or 0, doing) from error
 
 
 def prove(fd: int, size_bytes: int, *, required: bool = True) -> str:
@@ -242,7 +253,10 @@ def check_limits(volume: pathlib.Path, size_bytes: int, max_bytes: int) -> None:
             f"file_bytes={size_bytes} is more than may be written ({max_bytes} bytes): ask for a smaller file"
             " or raise the disk budget"
         )
-    space = os.statvfs(volume)
+    try:
+        space = os.statvfs(volume)
+    except OSError as error:
+        raise EngineError("statvfs", error.errno or 0, f"see how much room is in {volume}") from error
     floor = int(space.f_blocks * space.f_frsize * FREE_SHARE)
     free = space.f_bavail * space.f_frsize
     if free - size_bytes < floor:
@@ -305,5 +319,8 @@ def _mount_of(volume: pathlib.Path) -> _Mount:
 
 
 def _key(volume: pathlib.Path, size_bytes: int) -> tuple[int, int, int]:
-    place = volume.stat()
+    try:
+        place = volume.stat()
+    except OSError as error:
+        raise UsageError(f"volume {volume}: {error.strerror}") from error
     return place.st_dev, place.st_ino, size_bytes

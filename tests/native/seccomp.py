@@ -12,10 +12,17 @@ import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
-NUMBERS = {"io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427} | {
-    "x86_64": {"io_setup": 206, "io_submit": 209, "pwrite64": 18},
-    "aarch64": {"io_setup": 0, "io_submit": 2, "pwrite64": 68},
-}.get(platform.machine(), {})
+_NAMES = (
+    "io_setup", "io_destroy", "io_getevents", "io_submit", "pread64", "pwrite64", "fsync", "fdatasync", "fallocate",
+    "ioctl", "dup", "fcntl", "statfs",
+)  # fmt: skip
+_BY_MACHINE = {
+    "x86_64": (206, 207, 208, 209, 17, 18, 74, 75, 285, 16, 32, 72, 137),
+    "aarch64": (0, 1, 4, 2, 67, 68, 82, 83, 47, 29, 23, 25, 43),
+}
+NUMBERS = {"io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427, "clone3": 435} | dict(
+    zip(_NAMES, _BY_MACHINE.get(platform.machine(), ()), strict=False)
+)
 
 _LOAD, _EQUAL, _RETURN = 0x20, 0x15, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RET|K
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000

@@ -3,7 +3,7 @@
 import pytest
 
 from cvmprobe.errors import RefusedError
-from cvmprobe.model.window import Flag
+from cvmprobe.model.window import INTERFERENCE, Flag
 from cvmprobe.probes.interference import Interference, admit, flags_of, pressure_fact, pressure_shares
 from cvmprobe.probes.steal import steal_source
 
@@ -107,6 +107,12 @@ def test_pressure_is_the_time_in_which_somebody_waited(tmp_path):
     admit(shares, 0.3)
     with pytest.raises(RefusedError, match="waited for io 30%"):
         admit(shares, 0.29)
+
+
+def test_every_counter_is_known_to_whoever_shows_windows(tmp_path):
+    machine(tmp_path, V2, "cpu.stat", 3)
+    make(tmp_path, {"proc/stat": STOLEN} | {f"proc/pressure/{name}": psi(1) for name in ("cpu", "io", "memory")})
+    assert set(Interference(tmp_path).counters()) == set(INTERFERENCE)
 
 
 def test_pressure_that_the_kernel_does_not_count_is_absent(tmp_path):

@@ -155,4 +155,4 @@ class TestHeadlines:
 
     def test_a_probe_without_named_headlines_shows_all(self):
         api = dataclasses.replace(DISK, probe=Probe.API)
-        assert self.metrics(window(api, gets=1, lists=2)) == ["gets", "lists"]
+        assert self.metrics(window(api, gets=1, lists=2, steal_ns=5)) == ["gets", "lists"]

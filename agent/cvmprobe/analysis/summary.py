@@ -9,7 +9,7 @@ from cvmprobe.analysis.distribution import deviation, mean, merge, quantiles
 from cvmprobe.model.endpoint import Endpoint, EndpointTarget, Target
 from cvmprobe.model.histogram import Histogram
 from cvmprobe.model.query import Summary
-from cvmprobe.model.window import Direction, Flag, Instance, Phase, Probe, Window
+from cvmprobe.model.window import INTERFERENCE, Direction, Flag, Instance, Phase, Probe, Window
 
 __all__ = ["SPOILING", "Measurement", "headlines", "summarize"]
 
@@ -60,7 +60,7 @@ def headlines(summaries: Iterable[Summary]) -> tuple[Summary, ...]:
 
 def _first_metrics(probe: Probe, known: set[str]) -> set[str]:
     if probe not in HEADLINES:
-        return known
+        return known - set(INTERFERENCE)
     return {next((name for name in names if name in known), names[0]) for names in HEADLINES[probe]}
 
 

@@ -7,7 +7,17 @@ from enum import StrEnum
 from cvmprobe.model.endpoint import Endpoint, EndpointTarget, Path, Target
 from cvmprobe.model.histogram import Histogram
 
-__all__ = ["ClockPair", "Direction", "Flag", "Instance", "Phase", "Probe", "SampleBlock", "Window"]
+__all__ = ["INTERFERENCE", "ClockPair", "Direction", "Flag", "Instance", "Phase", "Probe", "SampleBlock", "Window"]
+
+INTERFERENCE = (
+    "cpu_pressure_ns",
+    "io_pressure_ns",
+    "memory_pressure_ns",
+    "throttled_periods",
+    "throttled_ns",
+    "steal_ns",
+)
+"""Counters of any window that tell of its node, not of its probe; each is absent where it is not known."""
 
 
 class Probe(StrEnum):

@@ -232,10 +232,10 @@ def test_nothing_of_an_execution_stays(responder, probe):
 
 def test_the_node_is_counted_at_both_ends(responder):
     _, result = run(admitted(responder, Probe.TCP_STREAM, duration_ms=1000, interval_ms=100))
-    beside = {f"{end}node_{what}_ns" for end in ("", "receiver_") for what in ("busy", "irq", "softirq", "baseline")}
+    beside = {f"{end}node_{what}_ns" for end in ("", "responder_") for what in ("busy", "irq", "softirq", "baseline")}
     assert beside <= result.totals.keys()
     assert total_of(result, "node_busy_ns") == result.totals["node_busy_ns"] > 0
-    assert result.totals["receiver_node_busy_ns"] > 0
+    assert result.totals["responder_node_busy_ns"] > 0
     spent = result.totals["cpu_ns"] + result.totals["receiver_cpu_ns"]
     assert result.totals["node_busy_ns"] > spent / 2  # both ends are on this node; ticks of 10 ms are coarse
 

@@ -14,8 +14,8 @@ STREAM = {
     "receiver_cpu_ns": 2_000_000,
     "node_busy_ns": 5_000_000,
     "node_baseline_ns": 1_000_000,
-    "receiver_node_busy_ns": 3_000_000,
-    "receiver_node_baseline_ns": 4_000_000,
+    "responder_node_busy_ns": 3_000_000,
+    "responder_node_baseline_ns": 4_000_000,
 }
 
 

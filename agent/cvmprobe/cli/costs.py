@@ -39,21 +39,21 @@ class Cost:
 def cost_of(totals: Mapping[str, int]) -> Cost | None:
     """Return what an execution cost by its totals; None where it moved nothing, or was no network probe's."""
     operations = next((name for name in _OPERATIONS if totals.get(name)), None)
-    moved = sum(totals.get(name, 0) for name in ("receiver_bytes", "received_bytes")) or totals.get("sent_bytes", 0)
+    moved = sum(totals.get(name, 0) for name in ("receiver_bytes", "reverse_receiver_bytes"))
     amount = totals[operations] if operations else moved / _KB
-    if not amount or "receiver_cpu_ns" not in totals:
+    there = totals.get("responder_cpu_ns", totals.get("receiver_cpu_ns"))
+    if not amount or there is None:
         return None
 
     def beyond(end: str) -> float | None:
         busy, baseline = totals.get(f"{end}node_busy_ns"), totals.get(f"{end}node_baseline_ns")
         return None if busy is None or baseline is None or busy <= baseline else (busy - baseline) / 1_000 / amount
 
-    def own(end: str) -> float | None:
-        spent = totals.get(f"{end}cpu_ns")
-        return None if spent is None else spent / 1_000 / amount
+    def own(spent_ns: int | None) -> float | None:
+        return None if spent_ns is None else spent_ns / 1_000 / amount
 
     unit = operations.removesuffix("s") if operations else "KB"
-    return Cost(unit, beyond(""), beyond("receiver_"), own(""), own("receiver_"))
+    return Cost(unit, beyond(""), beyond("responder_"), own(totals.get("cpu_ns")), own(there))
 
 
 def costs_of_leases(leases: Iterable[LeaseRecord]) -> dict[Measurement, Cost]:

@@ -37,10 +37,10 @@ BESIDE = (
     Metric("node_irq_ns", "ns", "of it, serving interrupts"),
     Metric("node_softirq_ns", "ns", "of it, in softirq: where the kernel's network stack receives"),
     Metric("node_baseline_ns", "ns", "as busy as it was before the load, the node would have been so long"),
-    Metric("receiver_node_busy_ns", "ns", "the same of the responder's node (total only)"),
-    Metric("receiver_node_irq_ns", "ns", "the same of the responder's node (total only)"),
-    Metric("receiver_node_softirq_ns", "ns", "the same of the responder's node (total only)"),
-    Metric("receiver_node_baseline_ns", "ns", "the same of the responder's node (total only)"),
+    Metric("responder_node_busy_ns", "ns", "the same of the responder's node (total only)"),
+    Metric("responder_node_irq_ns", "ns", "the same of the responder's node (total only)"),
+    Metric("responder_node_softirq_ns", "ns", "the same of the responder's node (total only)"),
+    Metric("responder_node_baseline_ns", "ns", "the same of the responder's node (total only)"),
 )
 """What may stand beside the metrics of every probe that runs under a lease, or by hand."""
 

@@ -75,4 +75,4 @@ def node_totals(windows: tuple[Window, ...], results: Mapping[str, int]) -> dict
     """Return the node's time over a whole execution: of this end, and as the responder told it of its own."""
     known = [name for name in _NAMES if windows and all(name in window.counters for window in windows)]
     here = {name: sum(window.counters[name] for window in windows) for name in known}
-    return here | {f"receiver_{name}": results[name] for name in _NAMES if name in results}
+    return here | {f"responder_{name}": results[name] for name in _NAMES if name in results}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 CGROUPS = Path("/sys/fs/cgroup")
-PERIOD_US = 100_000
+PERIOD_US = 20_000
 
 # An engine that ticks at a rate (0: without a pause) on one CPU, run and judged as every probe is.
 MEASURE = """
@@ -108,12 +108,12 @@ def neighbours(count, cpu=None):
 
 
 def test_a_cpu_quota_is_told_and_how_much_it_took():
-    with quota(0.3) as group:
+    with quota(0.1) as group:
         told = measure(group=group)
     print(told)
     assert "throttled" in told["flags"]
-    assert told["counters"]["throttled_periods"] >= 3
-    assert told["counters"]["throttled_ns"] > 100_000_000
+    assert told["counters"]["throttled_periods"] >= 2
+    assert told["counters"]["throttled_ns"] > 1_000_000
 
 
 def test_without_a_quota_nothing_is_throttled():

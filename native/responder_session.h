@@ -167,6 +167,7 @@ static inline uint64_t session_join(enum session_result what, uint64_t so_far, u
     case RESULT_LAST_NS: case RESULT_REORDER_EXTENT: case RESULT_JITTER_NS: case RESULT_RTT_NS:
         return so_far == RESULT_UNKNOWN || (part != RESULT_UNKNOWN && part > so_far) ? part : so_far;
     case RESULT_MIN_RTT_NS: case RESULT_PATH_MTU_BYTES: case RESULT_MSS_BYTES:
+    case RESULT_SEND_OFFLOAD: case RESULT_RECEIVE_OFFLOAD: /* the same where it is known */
         return part < so_far ? part : so_far; /* unknown is the largest */
     case RESULT_CONGESTION: case RESULT_CONGESTION_REST: /* text, the same for all */
         return so_far;

@@ -3,13 +3,20 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from cvmprobe.native.session cimport session_terms
+from cvmprobe.native.worker cimport worker
 
 
 cdef extern from "service.h" nogil:
     enum:
         SERVICE_STREAM_BYTES
+    const uint64_t SERVICE_QUIET_NS
+    const uint64_t SERVICE_DRAIN_NS
+    struct tally:
+        uint32_t running
     struct service:
+        worker worker
         const session_terms *terms
+        tally *tally
         uint8_t *buffer
         int fd
         uint32_t tag

@@ -94,6 +94,8 @@ enum session_result {
     RESULT_MSS_BYTES,
     RESULT_CONGESTION, /* name of the congestion control, 8 bytes of text in each of two counts */
     RESULT_CONGESTION_REST,
+    RESULT_SEND_OFFLOAD, /* enum session_offload: how datagrams were handed over at the responder */
+    RESULT_RECEIVE_OFFLOAD,
     RESULT_COUNTS = 48, /* with room for more */
 };
 #define RESULT_UNKNOWN UINT64_MAX
@@ -226,7 +228,7 @@ static inline int session_terms_sound(uint8_t kind, const struct session_terms *
         return session_datagram_fits(t->request_bytes) && session_datagram_fits(t->response_bytes);
     case KIND_UDP_STREAM:
         return t->duration_ms && session_datagram_fits(t->request_bytes) && !t->response_bytes &&
-               t->sockets <= SESSION_MAX_STREAMS;
+               t->sockets <= SESSION_MAX_STREAMS && (t->direction != DIRECTION_BOTH || t->sockets % 2 == 0);
     }
     return 0;
 }

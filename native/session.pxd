@@ -11,8 +11,6 @@ cdef extern from "session.h" nogil:
         SESSION_MAX_SOCKETS
         SESSION_MAX_BINS
         SESSION_MAX_MESSAGE
-        SESSION_MIN_DATAGRAM
-        SESSION_MAX_DATAGRAM
         SESSION_MAX_DURATION_MS
         SESSION_MIN_KEY
         SESSION_MAX_KEY
@@ -35,6 +33,8 @@ cdef extern from "session.h" nogil:
         OFFLOAD_MMSG
         OFFLOAD_NONE
         SESSION_MAX_STREAMS
+        SESSION_MIN_DATAGRAM
+        SESSION_MAX_DATAGRAM
         SESSION_CONGESTION_BYTES
         RESULT_BYTES
         RESULT_OPERATIONS
@@ -65,6 +65,8 @@ cdef extern from "session.h" nogil:
         RESULT_PATH_MTU_BYTES
         RESULT_MSS_BYTES
         RESULT_CONGESTION
+        RESULT_SEND_OFFLOAD
+        RESULT_RECEIVE_OFFLOAD
         SERIES_BYTES
         SERIES_OPERATIONS
         SERIES_SENT_BYTES

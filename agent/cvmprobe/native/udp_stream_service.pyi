@@ -1,0 +1,1 @@
+"""The responder's end of a datagram stream; it has nothing for Python."""

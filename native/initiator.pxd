@@ -20,12 +20,22 @@ cdef extern from "socket_options.h" nogil:
         uint32_t error
 
 
+cdef extern from "<sys/socket.h>" nogil:
+    ctypedef unsigned int socklen_t
+    struct sockaddr:
+        unsigned short sa_family
+    struct sockaddr_storage:
+        unsigned short ss_family
+
+
 cdef extern from "initiator.h" nogil:
     const uint64_t INITIATOR_DRAIN_NS
     struct initiator:
         session_key key
         session_terms terms
         hello control
+        sockaddr_storage address
+        socklen_t address_bytes
         int *fds
         uint32_t answered
         uint32_t dialed

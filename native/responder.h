@@ -5,6 +5,7 @@
 #ifndef CVMPROBE_RESPONDER_H
 #define CVMPROBE_RESPONDER_H
 
+#include "responder_accept.h"
 #include "responder_udp.h"
 
 #define RESPONDER_OWN_FDS 3    /* listener, datagrams, wake */
@@ -111,6 +112,7 @@ static inline int responder_bind_both(struct responder *r, const struct sockaddr
     if (r->listener < 0)
         return r->listener;
     *call = "listen";
+    responder_set_listener(r->listener);
     if (listen(r->listener, SOMAXCONN))
         return -errno;
     *call = "getsockname";

@@ -15,10 +15,11 @@ from cvmprobe.native.responder cimport (
     responder_sessions, responder_spent,
 )
 from cvmprobe.native.session cimport (
-    KIND_TCP_RR, KIND_TCP_STREAM, KIND_UDP_RR, KIND_UDP_STREAM, RESULT_UNKNOWN, SESSION_ID_BYTES, session_id_set,
-    session_key, session_key_set,
+    KIND_TCP_CRR, KIND_TCP_RR, KIND_TCP_STREAM, KIND_UDP_RR, KIND_UDP_STREAM, RESULT_UNKNOWN, SESSION_ID_BYTES,
+    session_id_set, session_key, session_key_set,
 )
 from cvmprobe.native.session import KINDS
+from cvmprobe.native.tcp_crr cimport tcp_crr_serve
 from cvmprobe.native.tcp_rr cimport tcp_rr_serve
 from cvmprobe.native.tcp_stream cimport tcp_stream_serve
 from cvmprobe.native.udp_rr cimport udp_rr_serve
@@ -47,6 +48,7 @@ cdef void serve_all_kinds(responder *r) noexcept:
     """The one table of who serves what; a kind that is not here is admitted by nobody."""
     r.serve[KIND_TCP_STREAM] = tcp_stream_serve
     r.serve[KIND_TCP_RR] = tcp_rr_serve
+    r.serve[KIND_TCP_CRR] = tcp_crr_serve
     r.serve[KIND_UDP_RR] = udp_rr_serve
     r.serve[KIND_UDP_STREAM] = udp_stream_serve
     r.grouped[KIND_TCP_RR] = True

@@ -1,8 +1,8 @@
 /* Who gets into a responder: its state, the hellos it reads, the sessions it opens for them.
  *
- *     accept ── hello within 2 s ──┬─ right: reply; control socket watched, data socket to a service of its session
- *                                  └─ wrong, late, replayed, unknown: closed without a word
- *     datagram (responder_udp.h) ──┴─ the same, with a cookie before and silence instead of closing
+ *     hello by TCP (responder_accept.h) ──┬─ right: reply; control socket watched, data socket to a service
+ *                                         └─ wrong, late, replayed, unknown: closed without a word
+ *     datagram (responder_udp.h) ─────────┴─ the same, with a cookie before and silence instead of closing
  */
 #ifndef CVMPROBE_RESPONDER_DOOR_H
 #define CVMPROBE_RESPONDER_DOOR_H
@@ -277,80 +277,6 @@ static inline int responder_greet(struct responder *r, const struct handshake *c
     if (!h.index && responder_reply(a, c->fd, &h))
         responder_cut(a);
     return 0;
-}
-
-/* -- handshakes -- */
-
-static inline void handshake_close(struct handshake *c)
-{
-    close(c->fd);
-    c->fd = -1;
-}
-
-/* A free place, else the place of who has been silent longest. */
-static inline struct handshake *handshake_place(struct responder *r)
-{
-    struct handshake *oldest = &r->handshakes[0];
-    for (unsigned i = 0; i < RESPONDER_MAX_HANDSHAKES; i++) {
-        struct handshake *c = &r->handshakes[i];
-        if (c->fd < 0)
-            return c;
-        if (c->until_ns < oldest->until_ns)
-            oldest = c;
-    }
-    responder_counted(r, COUNT_TIMED_OUT);
-    handshake_close(oldest);
-    return oldest;
-}
-
-/* Read what is there of the hello and no byte more. Returns 1 when it is over with this place, else 0. */
-static inline int handshake_read(struct responder *r, struct handshake *c, uint64_t now_ns)
-{
-    for (;;) {
-        int size = hello_measure(c->data, c->received);
-        if (size > 0 && c->received == (uint32_t)size) {
-            pthread_mutex_lock(&r->lock);
-            int refused = responder_greet(r, c, (size_t)size, now_ns);
-            pthread_mutex_unlock(&r->lock);
-            if (refused)
-                handshake_close(c);
-            c->fd = -1;
-            return 1;
-        }
-        if (size < 0)
-            break;
-        size_t wanted = (size ? (size_t)size : sizeof(struct hello)) - c->received;
-        ssize_t n = recv(c->fd, c->data + c->received, wanted, 0);
-        if (n < 0 && (errno == EAGAIN || errno == EINTR))
-            return 0;
-        if (n <= 0)
-            break;
-        c->received += (uint32_t)n;
-    }
-    responder_counted(r, COUNT_MALFORMED);
-    handshake_close(c);
-    return 1;
-}
-
-static inline void responder_accept(struct responder *r, uint64_t now_ns)
-{
-    static const int on = 1;
-    for (unsigned i = 0; i < RESPONDER_MAX_HANDSHAKES; i++) {
-        int fd = accept4(r->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-        if (fd < 0) {
-            if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
-                r->accept_after_ns = now_ns + RESPONDER_PAUSE_NS;
-            return;
-        }
-        keepalive_set(fd);
-        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-        struct handshake *c = handshake_place(r);
-        c->fd = fd;
-        c->received = 0;
-        c->until_ns = now_ns + RESPONDER_HELLO_NS;
-        responder_counted(r, COUNT_CONNECTIONS);
-        handshake_read(r, c, now_ns);
-    }
 }
 
 #endif

@@ -19,6 +19,7 @@
 
 #include "node_cpu.h"
 #include "service.h"
+#include "tcp_crr_token.h"
 
 #define SESSION_SETUP_NS UINT64_C(5000000000) /* from the control hello to the last data hello */
 #define SESSION_DRAIN_NS UINT64_C(2000000000)
@@ -52,6 +53,7 @@ struct session {
     struct service *services; /* terms.sockets of them */
     size_t bins_each;         /* session_bins() x SERIES_COUNT */
     uint64_t *bins;           /* bins_each for every socket, and for their sum */
+    uint8_t token[TCP_CRR_TOKEN_BYTES]; /* of tcp_crr: what its transactions open with */
 };
 
 static inline int session_running(const struct session *s)
@@ -211,7 +213,8 @@ static inline void service_run(struct worker *w)
         r = s->serve(v);
         free(v->buffer);
     }
-    v->counts[RESULT_CPU_NS] = clock_of_ns(CLOCK_THREAD_CPUTIME_ID);
+    if (s->control.kind != KIND_TCP_CRR) /* whose work is done by the responder's own thread, for all together */
+        v->counts[RESULT_CPU_NS] = clock_of_ns(CLOCK_THREAD_CPUTIME_ID);
     if (r < 0)
         session_cut(s);
     else if (__atomic_add_fetch(&s->clean, 1, __ATOMIC_ACQ_REL) == s->threads && session_running(s))
@@ -240,6 +243,8 @@ static inline struct session *session_new(const struct hello *control, const str
     *s = (struct session){.control = *control, .terms = *terms, .key = *key, .fd = fd, .services = services,
                           .bins_each = bins_each, .bins = room, .threads = session_threads(terms, grouped),
                           .setup_until_ns = now_ns + SESSION_SETUP_NS, .tally.running = 1};
+    if (control->kind == KIND_TCP_CRR)
+        tcp_crr_token(key, control, s->token);
     for (uint32_t i = 0; i < terms->sockets; i++) {
         services[i] = (struct service){.session = s, .terms = &s->terms, .tally = &s->tally, .fd = -1,
                                        .bins = room + i * bins_each,

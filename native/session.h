@@ -50,6 +50,8 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "structs are sent as t
 #define SESSION_MAX_MESSAGE (1u << 20)
 #define SESSION_MIN_DATAGRAM 16u /* its header */
 #define SESSION_MAX_DATAGRAM 65507u
+#define SESSION_MIN_TOKEN 16u /* of a tcp_crr request: its token (tcp_crr_token.h) */
+#define SESSION_MAX_SHORT 16384u /* of a tcp_crr message: what the kernel takes at once */
 #define SESSION_MAX_DURATION_MS (24u * 3600 * 1000)
 #define SESSION_MAX_KEY 64
 #define SESSION_MIN_KEY 16
@@ -224,6 +226,9 @@ static inline int session_terms_sound(uint8_t kind, const struct session_terms *
                (t->direction != DIRECTION_BOTH || t->sockets % 2 == 0);
     case KIND_TCP_RR:
         return t->response_bytes > 0;
+    case KIND_TCP_CRR:
+        return t->sockets == 1 && t->request_bytes >= SESSION_MIN_TOKEN && t->request_bytes <= SESSION_MAX_SHORT &&
+               t->response_bytes && t->response_bytes <= SESSION_MAX_SHORT;
     case KIND_UDP_RR:
         return session_datagram_fits(t->request_bytes) && session_datagram_fits(t->response_bytes);
     case KIND_UDP_STREAM:

@@ -11,6 +11,8 @@ cdef extern from "session.h" nogil:
         SESSION_MAX_SOCKETS
         SESSION_MAX_BINS
         SESSION_MAX_MESSAGE
+        SESSION_MIN_TOKEN
+        SESSION_MAX_SHORT
         SESSION_MAX_DURATION_MS
         SESSION_MIN_KEY
         SESSION_MAX_KEY

@@ -1,9 +1,10 @@
-"""The tcp_stream and tcp_rr probes as programs use them: what is asked is checked, what is measured is whole."""
+"""The TCP probes as programs use them: what is asked is checked, what is measured is whole."""
 
 import os
 import struct
 import threading
 import uuid
+from dataclasses import replace
 
 import pytest
 from tests.native.leaks import assert_no_leak
@@ -18,7 +19,12 @@ from cvmprobe.probes.execution import Setup
 from cvmprobe.probes.responder import Responder
 
 PLENTY = 1 << 50
-NETWORK = [Probe.TCP_STREAM, Probe.TCP_RR]
+NETWORK = [Probe.TCP_STREAM, Probe.TCP_RR, Probe.TCP_CRR]
+ALL_METRICS = {
+    Probe.TCP_STREAM: ({},),
+    Probe.TCP_RR: ({}, {"rate_per_s": 100, "kernel_stamps": True}),
+    Probe.TCP_CRR: ({}, {"rate_per_s": 100, "arrival": "poisson"}),
+}
 A, B = Endpoint("a", Role.POD), Endpoint("b", Role.POD)
 
 
@@ -74,7 +80,7 @@ def test_a_stream_is_whole(responder, streams, receive):
     assert result.samples == ()
 
 
-@pytest.mark.parametrize("wait", ["block", "spin"])
+@pytest.mark.parametrize("wait", ["block", "spin", "epoll"])
 def test_round_trips_are_whole(responder, wait):
     seen, result = run(admitted(responder, Probe.TCP_RR, wait=wait, raw_samples=True))
     assert result.error is None
@@ -189,6 +195,11 @@ def test_what_cannot_be_measured_is_named(probe, change, named):
         (Probe.TCP_RR, "rate_per_s", -1),
         (Probe.TCP_RR, "rate_per_s", "fast"),
         (Probe.TCP_RR, "rate_per_s", "nan"),
+        (Probe.TCP_RR, "depth", 0),
+        (Probe.TCP_RR, "connections", 1025),
+        (Probe.TCP_RR, "arrival", "bursts"),
+        (Probe.TCP_CRR, "request_bytes", 15),
+        (Probe.TCP_CRR, "response_bytes", 16385),
     ],
 )
 def test_a_bad_parameter_is_named(probe, parameter, value):
@@ -196,6 +207,29 @@ def test_a_bad_parameter_is_named(probe, parameter, value):
         prepare(setup_of(probe, 1, **{parameter: value}))
     with pytest.raises(UsageError, match=parameter):
         CATALOG[probe].cost({parameter: str(value)}, 1000)
+
+
+def test_connections_are_whole(responder):
+    _, result = run(admitted(responder, Probe.TCP_CRR, omit_ms=50))
+    assert result.error is None
+    assert result.totals["transactions"] == result.totals["receiver_transactions"] == total_of(result, "transactions")
+    assert result.totals["transactions"] > 0
+    assert "receiver_cpu_ns" not in result.totals
+    assert not any(Flag.CUT in window.flags or Flag.ERROR in window.flags for window in result.windows)
+
+
+def test_a_service_with_several_endpoints_is_no_target_for_connections(responder):
+    setup = admitted(responder, Probe.TCP_CRR)
+    with pytest.raises(UsageError, match="behind a Service"):
+        prepare(replace(setup, peer=PeerAddress("127.0.0.1", responder.port, dials=20)))
+
+
+def test_many_connections_in_depth_obey_littles_law(responder):
+    asked = {"wait": "epoll", "connections": 5, "depth": 3, "omit_ms": 50, "duration_ms": 500}
+    _, result = run(admitted(responder, Probe.TCP_RR, **asked))
+    assert result.error is None
+    assert not any(Flag.CUT in window.flags for window in result.windows)
+    assert not any(Flag.LITTLE in window.flags for window in result.windows)
 
 
 def test_a_stream_needs_an_end():
@@ -217,7 +251,7 @@ def test_costs_bound_what_is_moved(responder):
 def test_every_metric_of_the_catalog_is_measured(responder, probe):
     known = {metric.name for metric in CATALOG[probe].metrics}
     found = set()
-    for asked in ({}, {"rate_per_s": 100, "kernel_stamps": True}) if probe is Probe.TCP_RR else ({},):
+    for asked in ALL_METRICS[probe]:
         _, result = run(admitted(responder, probe, **asked))
         found |= set(result.totals)
         for window in result.windows:

@@ -169,11 +169,13 @@ def test_it_stops_before_ports_run_short(responder, tmp_path, monkeypatch):
 def serve_each(delays_s, response_bytes=16):
     """Accept, wait, answer, close; the last of the delays stays."""
 
-    def serve(peer) -> bytes:
-        served, ended = 0, threading.Event()
+    def serve(peer) -> bytes | None:
+        served, ended, drained = 0, threading.Event(), threading.Event()
 
         def watch_end() -> None:
-            peer.data[0].recv(1)
+            with contextlib.suppress(OSError):  # an initiator that failed tears its session down
+                peer.data[0].recv(1)
+                drained.set()
             ended.set()
 
         watcher = threading.Thread(target=watch_end)
@@ -192,7 +194,8 @@ def serve_each(delays_s, response_bytes=16):
                 sock.sendall(bytes(response_bytes))
             served += 1
         watcher.join()
-        return peer.ticket.results(peer.control_nonce, (served * 32, served, 1, 2, 3), [])
+        results = peer.ticket.results(peer.control_nonce, (served * 32, served, 1, 2, 3), [])
+        return results if drained.is_set() else None
 
     return serve
 

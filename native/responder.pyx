@@ -22,7 +22,7 @@ from cvmprobe.native.session import KINDS
 from cvmprobe.native.tcp_crr cimport tcp_crr_serve
 from cvmprobe.native.tcp_rr cimport tcp_rr_serve
 from cvmprobe.native.tcp_stream cimport tcp_stream_serve
-from cvmprobe.native.udp_rr cimport udp_rr_serve
+from cvmprobe.native.udp_rr_service cimport udp_rr_serve
 from cvmprobe.native.udp_stream_service cimport udp_stream_serve
 
 cdef extern from "<stdlib.h>" nogil:
@@ -52,6 +52,7 @@ cdef void serve_all_kinds(responder *r) noexcept:
     r.serve[KIND_UDP_RR] = udp_rr_serve
     r.serve[KIND_UDP_STREAM] = udp_stream_serve
     r.grouped[KIND_TCP_RR] = True
+    r.grouped[KIND_UDP_RR] = True
 
 
 cdef uint64_t valid_until_ns(uint64_t valid_for_ms) except 0:

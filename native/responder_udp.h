@@ -51,8 +51,8 @@ static inline void responder_give_cookie(struct responder *r, const struct udp_w
     uint8_t mac[SHA256_BYTES];
     responder_cookie(r, way, now_ns / RESPONDER_COOKIE_NS, mac);
     struct udp_cookie cookie = udp_cookie_of(mac);
-    udp_answer(r->datagrams, way, &cookie, sizeof cookie);
     responder_counted(r, COUNT_COOKIES);
+    udp_answer(r->datagrams, way, &cookie, sizeof cookie);
 }
 
 /* Let in who shows its cookie and a hello. */

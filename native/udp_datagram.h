@@ -42,7 +42,7 @@ struct udp_opening {
 struct udp_header {
     uint32_t tag;      /* udp_tag() of its session and data socket */
     uint32_t sent_ns;  /* low half of the sender's CLOCK_MONOTONIC; differences of transit times are what it is for */
-    uint64_t sequence; /* from 0, of each direction of each socket; a response has its request's */
+    uint64_t sequence; /* from 0, of each direction of each socket; requests: over all sockets, responses have theirs */
 };
 
 _Static_assert(sizeof(struct udp_cookie) == 24 && offsetof(struct udp_cookie, cookie) == 8, "cookie as drawn");

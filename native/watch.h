@@ -36,6 +36,13 @@ static inline int watch_add(struct watch *w, int fd, uint32_t index)
     return epoll_ctl(w->epoll, EPOLL_CTL_ADD, fd, &e) ? -errno : 0;
 }
 
+/* Tell of socket `fd` by `index` for as long as it has something to receive. Returns 0 or -errno. */
+static inline int watch_input(struct watch *w, int fd, uint32_t index)
+{
+    struct epoll_event e = {.events = EPOLLIN, .data.u32 = index};
+    return epoll_ctl(w->epoll, EPOLL_CTL_ADD, fd, &e) ? -errno : 0;
+}
+
 /* Sleep until something changes or until_ns; until_ns <= now_ns only looks. Returns how many events there are.
  * A kernel before 5.11 sleeps for whole milliseconds, never too long. */
 static inline int watch_wait(struct watch *w, uint64_t now_ns, uint64_t until_ns)

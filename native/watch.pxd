@@ -8,6 +8,7 @@ cdef extern from "watch.h" nogil:
         int epoll
     int watch_open(watch *w)
     int watch_add(watch *w, int fd, uint32_t index)
+    int watch_input(watch *w, int fd, uint32_t index)
     int watch_wait(watch *w, uint64_t now_ns, uint64_t until_ns)
     uint32_t watch_index(const watch *w, int event)
     bint watch_ends(const watch *w, int event)

@@ -5,13 +5,20 @@ from types import MappingProxyType
 
 from cvmprobe.errors import UsageError
 from cvmprobe.model.window import Probe
-from cvmprobe.probes import compute, disk, tcp_crr, tcp_rr, tcp_stream
+from cvmprobe.probes import compute, disk, tcp_crr, tcp_rr, tcp_stream, udp_rr
 from cvmprobe.probes.entry import Entry
 from cvmprobe.probes.execution import Execution, Setup
 
 __all__ = ["CATALOG", "prepare"]
 
-_ENTRIES: tuple[Entry, ...] = (tcp_rr.ENTRY, tcp_crr.ENTRY, tcp_stream.ENTRY, disk.ENTRY, compute.ENTRY)
+_ENTRIES: tuple[Entry, ...] = (
+    tcp_rr.ENTRY,
+    tcp_crr.ENTRY,
+    tcp_stream.ENTRY,
+    udp_rr.ENTRY,
+    disk.ENTRY,
+    compute.ENTRY,
+)
 
 CATALOG: Mapping[Probe, Entry] = MappingProxyType({entry.probe: entry for entry in _ENTRIES})
 

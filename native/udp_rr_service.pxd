@@ -3,4 +3,4 @@
 from cvmprobe.native.service cimport service
 
 
-cdef int udp_rr_serve(service *v) noexcept nogil
+cdef int udp_rr_serve(service *first) noexcept nogil

@@ -1,0 +1,1 @@
+"""The responder's end of udp_rr, for the responder's table only."""

@@ -112,7 +112,7 @@ def test_no_answer_is_longer_than_what_it_answers(responder):
 def test_whoever_asks_gets_a_cookie_and_nothing_is_kept(responder):
     with connect_udp(responder.port) as one, connect_udp(responder.port) as other:
         assert cookie_of(one) == cookie_of(one) != cookie_of(other)
-    assert responder.counters()["cookies"] == 3
+    counted(responder, "cookies", 3)
 
 
 @pytest.mark.parametrize("change", ["no cookie", "cookie", "other's cookie", "key", "id", "tcp kind", "control"])

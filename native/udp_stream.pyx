@@ -228,12 +228,11 @@ cdef class UdpStream(Initiator):
         f.bins = <uint64_t *>calloc(2 * f.intervals.count, sizeof(uint64_t))
         if r is NULL or f.bins is NULL:
             raise EngineError("malloc", ENOMEM, "make room to receive")
-        way = "reverse_" if self._session.terms.direction == DIRECTION_BOTH else ""
-        self._count(way + "receiver_bytes", &r.counts.bytes)
-        self._count(way + "receiver_datagrams", &r.counts.datagrams)
-        self._count(way + "receive_calls", &r.counts.calls)
-        self._count(way + "duplicates", &r.counts.duplicates)
-        return self._count(way + "reordered", &r.counts.reordered)
+        self._count("reverse_receiver_bytes", &r.counts.bytes)
+        self._count("reverse_receiver_datagrams", &r.counts.datagrams)
+        self._count("reverse_receive_calls", &r.counts.calls)
+        self._count("reverse_duplicates", &r.counts.duplicates)
+        return self._count("reverse_reordered", &r.counts.reordered)
 
     cdef void _retire(self, worker *w) noexcept nogil:
         cdef flow *f = <flow *>w

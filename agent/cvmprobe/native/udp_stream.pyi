@@ -12,10 +12,10 @@ class UdpStream(Initiator):
     ``rate_bytes_per_s`` of payload for each stream (0: as fast as it goes), ``max_bytes`` in all at the most; buffers
     of 0 are left to the system; ``offload`` is ``best``, ``gso``, ``mmsg`` or ``none`` at both ends; ``dials`` and
     ``giving_up`` as in TcpStream. Counters of what is sent here: ``sent_bytes``, ``sent_datagrams``, ``send_calls``,
-    ``send_errors`` (datagrams that this kernel refused), ``icmp_errors``; of what is received here: ``receiver_bytes``
-    and ``receiver_datagrams`` (each datagram once), ``receive_calls``, ``duplicates``, ``reordered``, where both
-    directions are measured with ``reverse_`` before the name. Facts ``send_offload``, ``receive_offload``, after the
-    drain the responder's, ``path_mtu_bytes``, ``fragments`` of a datagram. Raises UsageError for a value out of range.
+    ``send_errors`` (datagrams that this kernel refused), ``icmp_errors``; of what is received here, each datagram once:
+    ``reverse_receiver_bytes``, ``reverse_receiver_datagrams``, ``reverse_receive_calls``, ``reverse_duplicates``,
+    ``reverse_reordered``. Facts ``send_offload``, ``receive_offload``, after the drain the responder's,
+    ``path_mtu_bytes``, ``fragments`` of a datagram. Raises UsageError for a value out of range.
     """
 
     def __init__(

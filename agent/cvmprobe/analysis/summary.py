@@ -19,6 +19,12 @@ SPOILING = frozenset({Flag.OVERRUN, Flag.CUT, Flag.ERROR})  # the harness failed
 # arrived, and by what was sent only where that is unknown.
 HEADLINES: Mapping[Probe, tuple[tuple[str, ...], ...]] = {
     Probe.TCP_STREAM: (("receiver_bytes", "sent_bytes"),),
+    Probe.UDP_STREAM: (
+        ("receiver_bytes", "sent_bytes"),
+        ("lost_datagrams",),
+        ("reverse_receiver_bytes",),
+        ("reverse_lost_datagrams",),
+    ),
     Probe.TCP_RR: (("latency_ns",), ("transactions",)),
     Probe.COMPUTE: (("unit_fs",),),
     Probe.DISK: (("reads",), ("writes",), ("total_ns",), ("sync_ns",)),

@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 from cvmprobe.errors import UsageError
 from cvmprobe.model.window import Probe
-from cvmprobe.probes import compute, disk, tcp_crr, tcp_rr, tcp_stream, udp_rr
+from cvmprobe.probes import compute, disk, tcp_crr, tcp_rr, tcp_stream, udp_rr, udp_stream
 from cvmprobe.probes.entry import Entry
 from cvmprobe.probes.execution import Execution, Setup
 
@@ -16,6 +16,7 @@ _ENTRIES: tuple[Entry, ...] = (
     tcp_crr.ENTRY,
     tcp_stream.ENTRY,
     udp_rr.ENTRY,
+    udp_stream.ENTRY,
     disk.ENTRY,
     compute.ENTRY,
 )

@@ -1,6 +1,6 @@
 """What every probe with a peer asks of its setup, and how the responder's counters join the windows."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
@@ -22,13 +22,17 @@ class Session:
     dials: int = 0
 
 
-def read_session(setup: Setup) -> Session:
-    """Return the session of a setup whose probe sends to a peer. Raises UsageError that names what is wrong."""
+def read_session(setup: Setup, directions: Collection[Direction] = (Direction.FORWARD,)) -> Session:
+    """Return the session of a setup whose probe has a peer and knows these directions.
+
+    Raises UsageError that names what is wrong.
+    """
     instance = setup.instance
     if setup.peer is None or not setup.key:
         raise UsageError(f"{instance.probe}: there is no peer to measure against, or no key for it")
-    if instance.direction is not Direction.FORWARD:
-        raise UsageError(f"{instance.probe}: direction {instance.direction} is not measured yet: ask for forward")
+    if instance.direction not in directions:
+        known = ", ".join(directions)
+        raise UsageError(f"{instance.probe}: direction {instance.direction} is not measured: ask for {known}")
     try:
         session_id = bytes.fromhex(instance.assignment_id)
     except ValueError:
@@ -37,7 +41,7 @@ def read_session(setup: Setup) -> Session:
 
 
 def join_bins(windows: Sequence[Window], name: str, bins: Sequence[int], interval_ms: int) -> tuple[Window, ...]:
-    """Add to each window, as counter ``name``, what the responder counted in the same intervals.
+    """Add to each window, as counter ``name``, what was counted in the same intervals since the first payload byte.
 
     A window ends at or soon after the end of an interval; one that a late reader made longer takes the bins of all
     its intervals, the last one takes the rest. So the windows add up to the bins.

@@ -20,6 +20,7 @@
 #include <sys/time.h>
 #include <unistd.h>
 
+#include "budget.h"
 #include "clock.h"
 #include "initiator_udp.h"
 #include "keepalive.h"
@@ -53,10 +54,9 @@ struct initiator {
     struct refusal refused; /* what a kernel would not do for a data socket */
     int refused_by_peer;
     /* the budget and the end */
-    uint64_t reserved; /* atomic: payload bytes the senders have taken */
-    uint64_t max_bytes;
-    uint32_t sent_last; /* atomic: UDP data sockets that have nothing more to send */
-    uint32_t complete;  /* atomic: results and bins are there and true */
+    struct budget budget; /* of the senders here */
+    uint32_t sent_last;   /* atomic: UDP data sockets that have nothing more to send */
+    uint32_t complete;    /* atomic: results and bins are there and true */
     struct results results;
     uint64_t *bins; /* room for session_bins() of every series */
 };
@@ -70,10 +70,7 @@ static inline void initiator_init(struct initiator *s)
 /* Take up to `wanted` bytes of the session's budget, for one sender. Returns what may be sent; 0: it is used up. */
 static inline uint64_t initiator_reserve(struct initiator *s, uint64_t wanted)
 {
-    uint64_t taken = __atomic_fetch_add(&s->reserved, wanted, __ATOMIC_RELAXED);
-    if (taken >= s->max_bytes)
-        return 0;
-    return s->max_bytes - taken < wanted ? s->max_bytes - taken : wanted;
+    return budget_take(&s->budget, wanted);
 }
 
 /* Find the peer; a name is resolved here, once. Returns 0 or -errno. */

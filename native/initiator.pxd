@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from cvmprobe.native.budget cimport budget
 from cvmprobe.native.engine cimport Engine
 from cvmprobe.native.session cimport hello, results, session_key, session_terms
 from cvmprobe.native.worker cimport worker
@@ -40,7 +41,7 @@ cdef extern from "initiator.h" nogil:
         uint32_t answered
         uint32_t dialed
         uint32_t dials
-        uint64_t max_bytes
+        budget budget
         refusal refused
         int refused_by_peer
         uint32_t complete

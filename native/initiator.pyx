@@ -109,7 +109,7 @@ cdef class Initiator(Engine):
         self._bins = bytearray(session_bins(kind, &self._session.terms) * SERIES_COUNT * sizeof(uint64_t))
         self._session.bins = <uint64_t *><char *>self._bins
         self._session.control.kind = kind
-        self._session.max_bytes = max_bytes
+        self._session.budget.limit = max_bytes
         self._session.dials = dials
         session_id_set(self._session.control.session_id, session_id)
         session_key_set(&self._session.key, key)

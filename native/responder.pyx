@@ -21,7 +21,7 @@ from cvmprobe.native.session cimport (
 from cvmprobe.native.session import KINDS
 from cvmprobe.native.tcp_crr cimport tcp_crr_serve
 from cvmprobe.native.tcp_rr cimport tcp_rr_serve
-from cvmprobe.native.tcp_stream cimport tcp_stream_serve
+from cvmprobe.native.tcp_stream_service cimport tcp_stream_serve
 from cvmprobe.native.udp_rr_service cimport udp_rr_serve
 from cvmprobe.native.udp_stream_service cimport udp_stream_serve
 

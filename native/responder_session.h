@@ -242,7 +242,8 @@ static inline struct session *session_new(const struct hello *control, const str
     }
     *s = (struct session){.control = *control, .terms = *terms, .key = *key, .fd = fd, .services = services,
                           .bins_each = bins_each, .bins = room, .threads = session_threads(terms, grouped),
-                          .setup_until_ns = now_ns + SESSION_SETUP_NS, .tally.running = 1};
+                          .setup_until_ns = now_ns + SESSION_SETUP_NS, .tally.running = 1,
+                          .tally.budget.limit = terms->byte_limit ? terms->byte_limit : UINT64_MAX};
     if (control->kind == KIND_TCP_CRR)
         tcp_crr_token(key, control, s->token);
     for (uint32_t i = 0; i < terms->sockets; i++) {

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from cvmprobe.native.budget cimport budget
 from cvmprobe.native.session cimport session_terms
 from cvmprobe.native.worker cimport worker
 
@@ -13,6 +14,7 @@ cdef extern from "service.h" nogil:
     const uint64_t SERVICE_DRAIN_NS
     struct tally:
         uint32_t running
+        budget budget
     struct service:
         worker worker
         const session_terms *terms

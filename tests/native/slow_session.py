@@ -136,6 +136,7 @@ class SlowInitiator:
         self.port, self.ticket, self.terms = port, ticket, terms
         self.nonce = os.urandom(16)
         self.sockets: list[socket.socket] = []
+        self.series: list[list[int]] = []  # all of them, once the results are read
         for index in range(terms.sockets + 1):
             nonce = os.urandom(16) if index else self.nonce
             hello = ticket.hello(index, nonce, self.nonce, None if index else terms)
@@ -189,7 +190,8 @@ class SlowInitiator:
         assert (magic, version, kind, nonce) == (b"CVMT", VERSION, KINDS[self.ticket.probe], self.nonce)
         tail = read_exactly(self.control, 8 * bins * SERIES)
         assert head[RESULT_BYTES:] == mac(self.ticket.key, head[:RESULT_BYTES], tail)
-        return tuple(counts), list(struct.unpack_from(f"<{bins}Q", tail))
+        self.series = [list(struct.unpack_from(f"<{bins}Q", tail, 8 * bins * index)) for index in range(SERIES)]
+        return tuple(counts), self.series[0]
 
     def close(self) -> None:
         for sock in self.sockets:

@@ -87,7 +87,11 @@ def test_a_slow_responder_counts_the_same(streams, message_bytes):
         engine = stream_to(peer.port, ticket, streams=streams, message_bytes=message_bytes, duration_ms=100)
         *_, total = watch(engine)
         assert peer.terms == Terms(
-            sockets=streams, interval_ms=INTERVAL_MS, duration_ms=100, request_bytes=message_bytes
+            sockets=streams,
+            interval_ms=INTERVAL_MS,
+            duration_ms=100,
+            request_bytes=message_bytes,
+            byte_limit=PLENTY,
         )
         assert total.counters["sent_bytes"] == engine.results["bytes"] == sum(engine.bins["bytes"]) > 0
         assert engine.results["cpu_ns"] == 3

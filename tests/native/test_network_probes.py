@@ -10,7 +10,7 @@ import pytest
 from tests.native.leaks import assert_no_leak
 from tests.native.slow_session import Ticket, count_bytes, slow_responder
 
-from cvmprobe.errors import DeniedError, EngineError, UsageError, WireError
+from cvmprobe.errors import DeniedError, EngineError, RefusedError, UsageError, WireError
 from cvmprobe.model.endpoint import Endpoint, EndpointTarget, Path, PeerAddress, Role
 from cvmprobe.model.window import Direction, Flag, Instance, Phase, Probe
 from cvmprobe.probes.catalog import CATALOG, prepare
@@ -21,7 +21,7 @@ from cvmprobe.probes.responder import Responder
 PLENTY = 1 << 50
 NETWORK = [Probe.TCP_STREAM, Probe.TCP_RR, Probe.TCP_CRR]
 ALL_METRICS = {
-    Probe.TCP_STREAM: ({},),
+    Probe.TCP_STREAM: ({}, {"direction": Direction.BOTH}),
     Probe.TCP_RR: ({}, {"rate_per_s": 100, "kernel_stamps": True}),
     Probe.TCP_CRR: ({}, {"rate_per_s": 100, "arrival": "poisson"}),
 }
@@ -65,7 +65,7 @@ def total_of(result, counter) -> int:
 @pytest.mark.parametrize("streams", [1, 3])
 @pytest.mark.parametrize("receive", ["copy", "discard"])
 def test_a_stream_is_whole(responder, streams, receive):
-    setup = admitted(responder, Probe.TCP_STREAM, streams=streams, receive=receive, omit_ms=100)
+    setup = admitted(responder, Probe.TCP_STREAM, streams=streams, receive=receive, omit_ms=100, duration_ms=600)
     seen, result = run(setup)
     assert result.error is None
     assert len(seen) == len(result.windows)
@@ -78,6 +78,52 @@ def test_a_stream_is_whole(responder, streams, receive):
     assert not any(Flag.CUT in window.flags or Flag.ERROR in window.flags for window in result.windows)
     assert result.windows[0].facts["receive"] == receive
     assert result.samples == ()
+
+
+@pytest.mark.parametrize("streams", [1, 3])
+@pytest.mark.parametrize("direction", [Direction.REVERSE, Direction.BOTH])
+def test_a_stream_is_whole_in_every_direction(responder, direction, streams):
+    setup = admitted(responder, Probe.TCP_STREAM, direction=direction, streams=streams, omit_ms=50)
+    seen, result = run(setup)
+    assert result.error is None
+    assert sum(window.counters["reverse_receiver_bytes"] for window in seen) == total_of(
+        result, "reverse_receiver_bytes"
+    )
+    for name in ["reverse_receiver_bytes", "reverse_sent_bytes"]:
+        assert result.totals[name] == total_of(result, name) == result.totals["reverse_receiver_bytes"] > 0
+    if direction is Direction.BOTH:
+        assert result.totals["sent_bytes"] == total_of(result, "receiver_bytes") == result.totals["receiver_bytes"] > 0
+    assert not any(Flag.CUT in window.flags or Flag.ERROR in window.flags for window in result.windows)
+    facts = result.windows[-1].facts
+    assert int(facts["reverse_rtt_ns"]) > 0
+    assert int(facts["reverse_path_mtu_bytes"]) > 0
+    assert facts["responder_congestion_control"] == facts["congestion_control"]
+
+
+def test_what_came_back_begins_with_its_first_byte(responder):
+    """Until the end windows count from our start, which is earlier than the first byte by a round trip."""
+    _, result = run(admitted(responder, Probe.TCP_STREAM, direction=Direction.REVERSE, byte_limit=5_000))
+    assert next(window.counters["reverse_receiver_bytes"] for window in result.windows) == 5_000
+
+
+def test_each_stream_is_told_apart(responder):
+    _, result = run(admitted(responder, Probe.TCP_STREAM, direction=Direction.BOTH, streams=2))
+    for name in ("sent_bytes", "reverse_receiver_bytes"):
+        assert result.totals[f"{name}.1"] + result.totals[f"{name}.2"] == result.totals[name]
+        assert total_of(result, f"{name}.1") == result.totals[f"{name}.1"]
+    _, result = run(admitted(responder, Probe.TCP_STREAM))
+    assert "sent_bytes.1" not in result.totals
+
+
+def test_a_refused_option_is_an_error(responder):
+    seen, result = run(admitted(responder, Probe.TCP_STREAM, congestion="nonesuch"))
+    assert seen == []
+    assert isinstance(result.error, RefusedError)
+
+
+def test_both_directions_share_the_connections():
+    with pytest.raises(UsageError, match="give 32 at most"):
+        prepare(setup_of(Probe.TCP_STREAM, 1, direction=Direction.BOTH, streams=33))
 
 
 @pytest.mark.parametrize("wait", ["block", "spin", "epoll"])
@@ -170,7 +216,7 @@ def test_a_stop_while_dialing_is_heard(responder, probe):
     [
         ({"key": b""}, "no key"),
         ({"assignment_id": "not hex"}, "'not hex'"),
-        ({"direction": Direction.REVERSE}, "reverse"),
+        ({"direction": Direction.NONE}, "direction none is not measured: ask for forward"),
         ({"omit_ms": 75}, "omit_ms = 75"),
         ({"omit_ms": -1}, "omit_ms"),
         ({"unheard_of": 1}, "'unheard_of'"),
@@ -189,6 +235,10 @@ def test_what_cannot_be_measured_is_named(probe, change, named):
         (Probe.TCP_STREAM, "message_bytes", 0),
         (Probe.TCP_STREAM, "message_bytes", (1 << 20) + 1),
         (Probe.TCP_STREAM, "receive", "maybe"),
+        (Probe.TCP_STREAM, "dscp", 64),
+        (Probe.TCP_STREAM, "congestion", "sixteen-letters!"),
+        (Probe.TCP_STREAM, "sndbuf_bytes", 1 << 31),
+        (Probe.TCP_STREAM, "mss", -1),
         (Probe.TCP_RR, "wait", "sleep"),
         (Probe.TCP_RR, "request_bytes", 0),
         (Probe.TCP_RR, "response_bytes", (1 << 20) + 1),

@@ -11,45 +11,11 @@ from pathlib import Path
 import pytest
 from tests.native.leaks import assert_no_leak
 from tests.native.slow_session import SlowResponder, Terms, Ticket, count_bytes, slow_responder, until
+from tests.native.streaming import INTERVAL_MS, PLENTY, admitted, stream_to, watch
 
 from cvmprobe.errors import DeniedError, UnreachableError, UsageError, WireError
-from cvmprobe.native.tcp_stream import TcpStream
 
-PLENTY = 1 << 40
 STOP_BOUND_S = 5  # the promise is 200 ms; a loaded machine may be late, a stop that does not act is not
-INTERVAL_MS = 50
-
-
-def stream_to(port, ticket, **parameters) -> TcpStream:
-    return TcpStream(
-        **{
-            "host": "127.0.0.1",
-            "port": port,
-            "session_id": ticket.session_id,
-            "key": ticket.key,
-            "duration_ms": 200,
-            "interval_ms": INTERVAL_MS,
-            "max_bytes": PLENTY,
-        }
-        | parameters
-    )
-
-
-def admitted(responder, **parameters) -> TcpStream:
-    ticket = Ticket()
-    responder.admit(ticket.session_id, ticket.key, ticket.probe, valid_for_ms=60_000, max_bytes=PLENTY)
-    return stream_to(responder.port, ticket, **parameters)
-
-
-def watch(engine, interval_ms=INTERVAL_MS) -> list:
-    """Run to the end; return the snapshots of all intervals, then one after stop()."""
-    engine.arm()
-    engine.start()
-    seen = []
-    while not seen or not seen[-1].finished:
-        seen.append(engine.snapshot(engine.started_ns + (len(seen) + 1) * interval_ms * 1_000_000))
-    engine.stop()
-    return [*seen, engine.snapshot()]
 
 
 # -- exactly equal --

@@ -18,7 +18,7 @@ SPOILING = frozenset({Flag.OVERRUN, Flag.CUT, Flag.ERROR})  # the harness failed
 # The figures a person asks for first; of each tuple the first that is known. A stream is judged by what
 # arrived, and by what was sent only where that is unknown.
 HEADLINES: Mapping[Probe, tuple[tuple[str, ...], ...]] = {
-    Probe.TCP_STREAM: (("receiver_bytes", "sent_bytes"),),
+    Probe.TCP_STREAM: (("receiver_bytes", "sent_bytes"), ("reverse_receiver_bytes",)),
     Probe.UDP_STREAM: (
         ("receiver_bytes", "sent_bytes"),
         ("lost_datagrams",),

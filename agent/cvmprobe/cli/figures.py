@@ -26,6 +26,7 @@ __all__ = [
 
 # Metric names are a convention all probes keep. What arrived counts before what was sent.
 _ARRIVED: Final = ("receiver_bytes", "sent_bytes")
+_ARRIVED_BACK: Final = "reverse_receiver_bytes"  # both directions at once count together
 _MOVED: Final = ("read_bytes", "write_bytes")
 _OPERATIONS: Final = ("transactions", "reads", "writes")
 _UNIT: Final = "unit_fs"
@@ -163,6 +164,8 @@ def _times(value: float | None, factor: float) -> float | None:
 
 def _bytes_per_s(rates: Mapping[str, float]) -> float | None:
     arrived = next((rates[name] for name in _ARRIVED if name in rates), None)
+    if _ARRIVED_BACK in rates:
+        return rates[_ARRIVED_BACK] + (arrived or 0)
     return _sum(rates, _MOVED) if arrived is None else arrived
 
 

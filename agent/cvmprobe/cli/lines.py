@@ -13,6 +13,7 @@ __all__ = ["WindowLines"]
 _BYTES: Final = {  # counter: title, unit, factor
     "receiver_bytes": ("received", "Gbit/s", 8e-9),
     "sent_bytes": ("sent", "Gbit/s", 8e-9),
+    "reverse_receiver_bytes": ("back", "Gbit/s", 8e-9),
     "read_bytes": ("read", "MB/s", 1e-6),
     "write_bytes": ("written", "MB/s", 1e-6),
 }
@@ -20,6 +21,7 @@ _COUNTS: Final = {
     "retransmitted_segments": "retransmitted",
     "timeouts": "timeouts",
 }
+_STREAMS: Final = 8  # with more of them a line would not fit
 _WIDTH: Final = 9
 
 
@@ -41,7 +43,7 @@ class WindowLines:
 
     def _begin(self, window: Window) -> None:
         self._columns = [
-            *(_rate(name, *look) for name, look in _BYTES.items() if name in window.counters),
+            *_rates(window),
             *_operations(window),
             *(_count(name, title) for name, title in _COUNTS.items() if name in window.counters),
             Column("phase", lambda each: each.phase),
@@ -55,6 +57,16 @@ class WindowLines:
         padded = [cell.ljust(width) for cell, width in zip(cells, self._widths, strict=True)]
         sys.stdout.write("  ".join(padded).rstrip() + "\n")
         sys.stdout.flush()
+
+
+def _rates(window: Window) -> list[Column[Window]]:
+    """Return the sums, each followed by its streams where they are few."""
+    found = []
+    for name, (title, unit, factor) in _BYTES.items():
+        streams = [each for each in window.counters if each.startswith(f"{name}.")]
+        shown = [name, *(streams if len(streams) <= _STREAMS else [])] if name in window.counters else []
+        found += [_rate(each, title + each.removeprefix(name), unit, factor) for each in shown]
+    return found
 
 
 def _operations(window: Window) -> list[Column[Window]]:

@@ -1,4 +1,4 @@
-"""Bulk transfer over 1 to 64 TCP connections, one thread each, blocking."""
+"""Bulk transfer over 1 to 64 TCP connections, one thread each at both ends, blocking."""
 
 from collections.abc import Callable
 from typing import final
@@ -7,13 +7,23 @@ from cvmprobe.native.initiator import Initiator
 
 @final
 class TcpStream(Initiator):
-    """Sends messages of ``message_bytes`` for ``duration_ms``, ``max_bytes`` over all streams at the most.
+    """Sends messages of ``message_bytes`` over ``streams`` connections each way for ``duration_ms``.
 
-    ``dials``: how often each socket is dialed at an address that several endpoints answer at (0: only one does);
-    ``giving_up`` is asked every 50 ms meanwhile; ``discard`` lets the responder drop what it receives uncopied.
-    Counters ``sent_bytes``, ``send_calls``, ``retransmitted_segments``; histogram ``send_call_ns``; facts
-    ``congestion_control`` as read back, and what TCP_INFO last said: ``rtt_ns`` (mean over the streams),
-    ``min_rtt_ns``, ``cwnd_segments`` and ``delivery_bytes_per_s`` (sums). Raises UsageError for a value out of range.
+    ``direction``: ``forward``, ``reverse`` or ``both``, seen from here. ``max_bytes`` over all streams at the most,
+    half of it each way for both; ``byte_limit`` each way, 0 for none. ``sndbuf_bytes``, ``rcvbuf_bytes``, ``mss``,
+    ``dscp``, ``rate_bytes_per_s`` (of each stream) and ``congestion`` are set on the data sockets of both ends, and
+    left to the system where they are 0 or empty; arm() raises RefusedError for what a kernel refuses. ``discard`` lets
+    the receiver's kernel drop what arrives uncopied. ``dials``: how often each socket is dialed at an address that
+    several endpoints answer at (0: only one does); ``giving_up`` is asked every 50 ms meanwhile.
+
+    Counters of what is sent: ``sent_bytes``, ``send_calls``, ``retransmitted_segments``, ``reordering_events``,
+    ``busy_ns``, ``rwnd_limited_ns``, ``sndbuf_limited_ns``; histogram ``send_call_ns``. Counters of what is received:
+    ``reverse_receiver_bytes``, ``reverse_receive_calls``. With several streams, ``sent_bytes.1`` and so on for each.
+    Facts: ``congestion_control`` as read back, ``sndbuf_bytes`` and ``rcvbuf_bytes`` as the kernel counts them where
+    they were asked for, and what TCP_INFO last said of those that send: ``rtt_ns`` (mean), ``min_rtt_ns``,
+    ``path_mtu_bytes`` and ``mss_bytes`` (least), ``reordering_segments`` (most), ``cwnd_segments`` and
+    ``delivery_bytes_per_s`` (sums), ``delivery_app_limited`` (how many streams had too little to send).
+    Raises UsageError for a value out of range.
     """
 
     def __init__(
@@ -27,9 +37,20 @@ class TcpStream(Initiator):
         interval_ms: int,
         max_bytes: int,
         streams: int = 1,
+        direction: str = "forward",
         message_bytes: int = 131072,
         discard: bool = False,
+        sndbuf_bytes: int = 0,
+        rcvbuf_bytes: int = 0,
+        mss: int = 0,
+        dscp: int = 0,
+        rate_bytes_per_s: int = 0,
+        byte_limit: int = 0,
+        congestion: str = "",
         placement: str = "inherit",
         dials: int = 0,
         giving_up: Callable[[], bool] = ...,
     ) -> None: ...
+    @property
+    def reverse_bins(self) -> list[int]:
+        """Bytes received here in each interval since the first of them, and after the deadline; empty when closed."""

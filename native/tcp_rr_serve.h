@@ -32,6 +32,20 @@ struct tcp_rr_serving {
     struct watch watch;
 };
 
+/* Count an answered request. The clock is read for the first one only: the initiator is waiting for the next.
+ * Returns 0, or -EDQUOT past the cap. */
+static inline int tcp_rr_count(struct service *v, uint64_t size)
+{
+    if (__builtin_expect(!v->counts[RESULT_OPERATIONS], 0)) {
+        int r = service_count(v, size, 1, clock_now_ns());
+        v->counts[RESULT_LAST_NS] = RESULT_UNKNOWN;
+        return r;
+    }
+    v->counts[RESULT_BYTES] += size;
+    v->counts[RESULT_OPERATIONS]++;
+    return service_charge(v, size);
+}
+
 /* Send what is owed, one response at a time. Returns 0, or -errno (-EAGAIN: the rest when there is room). */
 static inline int tcp_rr_respond(struct tcp_rr_serving *g, uint32_t i, int flags)
 {
@@ -44,7 +58,7 @@ static inline int tcp_rr_respond(struct tcp_rr_serving *g, uint32_t i, int flags
         if (n < 0)
             return -errno;
         l->owed -= (uint64_t)n;
-        if ((uint64_t)n == rest && service_count(v, whole, 1, clock_now_ns()))
+        if ((uint64_t)n == rest && tcp_rr_count(v, whole))
             return -EPROTO;
     }
     return 0;

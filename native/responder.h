@@ -23,7 +23,9 @@ static inline nfds_t responder_watch(struct responder *r, struct pollfd *fds, ui
         *until_ns = r->accept_after_ns;
     fds[n++] = (struct pollfd){.fd = r->datagrams, .events = POLLIN};
     fds[n++] = (struct pollfd){.fd = r->wake, .events = POLLIN};
-    for (unsigned i = 0; i < RESPONDER_MAX_HANDSHAKES; i++) {
+    while (r->places && r->handshakes[r->places - 1].fd < 0)
+        r->places--;
+    for (unsigned i = 0; i < r->places; i++) {
         const struct handshake *c = &r->handshakes[i];
         fds[n++] = (struct pollfd){.fd = c->fd, .events = POLLIN};
         if (c->fd >= 0 && c->until_ns < *until_ns)
@@ -46,9 +48,10 @@ static inline nfds_t responder_watch(struct responder *r, struct pollfd *fds, ui
 static inline void responder_watched(struct responder *r, const struct pollfd *fds, nfds_t n, uint64_t now_ns)
 {
     eventfd_t ignored;
+    uint32_t places = r->places; /* as they were watched */
     if (fds[2].revents)
         eventfd_read(r->wake, &ignored);
-    for (unsigned i = 0; i < RESPONDER_MAX_HANDSHAKES; i++) {
+    for (unsigned i = 0; i < places; i++) {
         struct handshake *c = &r->handshakes[i];
         if (c->fd < 0 || (fds[RESPONDER_OWN_FDS + i].revents && handshake_read(r, c, now_ns)) || now_ns < c->until_ns)
             continue;
@@ -60,7 +63,7 @@ static inline void responder_watched(struct responder *r, const struct pollfd *f
     if (fds[1].revents)
         responder_receive(r, now_ns);
     pthread_mutex_lock(&r->lock);
-    for (nfds_t i = RESPONDER_OWN_FDS + RESPONDER_MAX_HANDSHAKES; i < n; i++)
+    for (nfds_t i = RESPONDER_OWN_FDS + places; i < n; i++)
         for (uint32_t k = 0; fds[i].revents && k < r->session_count; k++)
             if (r->sessions[k]->fd == fds[i].fd)
                 session_heard(r->sessions[k]);

@@ -27,8 +27,10 @@ static inline struct handshake *handshake_place(struct responder *r)
     struct handshake *oldest = &r->handshakes[0];
     for (unsigned i = 0; i < RESPONDER_MAX_HANDSHAKES; i++) {
         struct handshake *c = &r->handshakes[i];
-        if (c->fd < 0)
+        if (c->fd < 0) {
+            r->places = i + 1 > r->places ? i + 1 : r->places;
             return c;
+        }
         if (c->until_ns < oldest->until_ns)
             oldest = c;
     }
@@ -120,6 +122,8 @@ static inline int handshake_read(struct responder *r, struct handshake *c, uint6
             pthread_mutex_unlock(&r->lock);
             if (refused)
                 handshake_close(c);
+            else
+                keepalive_set(c->fd);
             c->fd = -1;
             return 1;
         }
@@ -138,7 +142,6 @@ static inline int handshake_read(struct responder *r, struct handshake *c, uint6
 static inline void responder_set_listener(int fd)
 {
     static const int on = 1;
-    keepalive_set(fd);
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
 }
 
@@ -157,6 +160,8 @@ static inline void responder_accept(struct responder *r, uint64_t now_ns)
         c->until_ns = now_ns + RESPONDER_HELLO_NS;
         responder_counted(r, COUNT_CONNECTIONS);
         handshake_read(r, c, now_ns);
+        if (r->short_sessions)
+            return; /* the next one has hardly come by now, and poll tells of it */
     }
 }
 

@@ -62,6 +62,8 @@ struct responder {
     uint64_t accept_after_ns;
     uint64_t counts[RESPONDER_COUNTS]; /* single writer: the responder's thread */
     struct handshake handshakes[RESPONDER_MAX_HANDSHAKES];
+    uint32_t places; /* from here on there are no handshakes */
+    uint32_t short_sessions; /* of tcp_crr */
     pthread_mutex_t lock; /* guards what follows */
     struct admissions admissions;
     struct session *sessions[RESPONDER_MAX_SESSIONS];
@@ -125,6 +127,13 @@ static inline void responder_settle(struct responder *r, struct session *s)
         admission_clear(&r->admissions, a);
 }
 
+/* Accept connections when their first bytes are there, at the latest after so many seconds; 0: when they are made.
+ * One that carries a single request then wakes us once, as it would wake a server that has a thread for each. */
+static inline void responder_defer_accept(struct responder *r, int seconds)
+{
+    setsockopt(r->listener, IPPROTO_TCP, TCP_DEFER_ACCEPT, &seconds, sizeof seconds);
+}
+
 static inline void responder_reap(struct responder *r, uint64_t now_ns)
 {
     for (uint32_t i = 0; i < r->session_count;) {
@@ -139,6 +148,8 @@ static inline void responder_reap(struct responder *r, uint64_t now_ns)
         responder_counted(r, s->complete ? COUNT_COMPLETED : COUNT_CUT);
         responder_settle(r, s);
         r->service_count -= s->threads;
+        if (s->control.kind == KIND_TCP_CRR && !--r->short_sessions)
+            responder_defer_accept(r, 0);
         session_free(s);
         r->sessions[i] = r->sessions[--r->session_count];
     }
@@ -176,6 +187,8 @@ static inline int responder_open_session(struct responder *r, struct admission *
     s->deadline_ns = responder_deadline(a, &terms, now_ns);
     r->sessions[r->session_count++] = s;
     r->service_count += s->threads;
+    if (h->kind == KIND_TCP_CRR && !r->short_sessions++)
+        responder_defer_accept(r, RESPONDER_HELLO_NS / UINT64_C(1000000000));
     s->admission = a;
     a->session = s;
     a->sessions++;

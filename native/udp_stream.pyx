@@ -339,4 +339,5 @@ cdef str fragments(uint64_t size, uint64_t mtu, uint64_t header_bytes):
         return "1"
     if header_bytes > 20:
         header_bytes += 8  # IPv6 says in a header of its own what is a fragment
-    return str(-(-size // ((mtu - header_bytes) // 8 * 8)))
+    cdef uint64_t room = (mtu - header_bytes) // 8 * 8
+    return str((size + room - 1) // room)

@@ -64,6 +64,7 @@ def network() -> Iterator[Network]:
         for name in (made.a.namespace, made.b.namespace, made.middle):
             run("ip", "netns", "add", name)
             cleanup.callback(run, "ip", "netns", "del", name)
+            inside(name, "sh", "-c", "echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad")  # nor for link-local ones
             run("ip", "-n", name, "link", "set", "lo", "up")
         for side in (made.a, made.b):
             _join(side, made.middle)

@@ -173,6 +173,7 @@ cdef class Disk(Engine):
         w.read_percent = self._read_percent
         w.mixed = 0 < self._read_percent < 100
         w.sync_every = self._sync_every
+        w.log = self._append and self._sync_every > 0
         w.blocks = self._blocks
         w.budget = &self._budget
         w.appends_left = self._blocks if self._append else UINT64_MAX
@@ -225,6 +226,8 @@ cdef class Disk(Engine):
             self._observe("sync_ns", &w.sync)
             self._count("syncs", &w.syncs)
             self._count("slow_syncs", &w.slow_syncs)
+        if w.log:
+            self._observe("commit_ns", &w.commit)
         if self._verify_run:
             self._count("corrupt_blocks", &w.corrupt_blocks)
             self._count("misplaced_blocks", &w.misplaced_blocks)

@@ -47,12 +47,13 @@ struct disk_worker {
     struct disk_choice choice;
     unsigned first_backend;
     bool backend_alone;
-    bool sequential, mixed, open_loop;
+    bool sequential, mixed, open_loop, log;
     uint32_t read_percent;
     uint32_t sync_every, unsynced; /* writes per sync; writes since the last */
     uint64_t blocks;               /* of the file */
     int64_t *budget;               /* atomic, all workers': blocks that may still be written */
     uint64_t appends_left;         /* until a log is full */
+    uint64_t appended_ns;          /* intended start of the first append since the last sync; 0: there is none */
     bool spent;                    /* no more may be written */
     uint64_t stamp;
     struct pace pace;
@@ -70,7 +71,7 @@ struct disk_worker {
     uint64_t abandoned, late, unstarted, pool_cpu_ns;
     struct ring samples;
     struct disk_direction directions[2];
-    struct histogram total, submit, device, service, sync;
+    struct histogram total, submit, device, service, sync, commit;
 };
 
 /* Uniform in [0, n): the high half of a 64 x 64 bit product; biased by less than n / 2^64. */
@@ -240,6 +241,9 @@ static void disk_record_sync(struct disk_worker *w, const struct disk_slot *s, u
 {
     uint64_t took = seen - s->before_ns;
     histogram_record(&w->sync, took);
+    if (w->log && w->appended_ns)
+        histogram_record(&w->commit, seen - w->appended_ns);
+    w->appended_ns = 0;
     ring_push(&w->samples, s->before_ns, took, DISK_SYNC, 0, (uint16_t)slot);
     counter_add(&w->slow_syncs, took > DISK_SLOW_SYNC_NS);
     counter_add(&w->syncs, 1);
@@ -249,6 +253,8 @@ static void disk_record(struct disk_worker *w, const struct disk_slot *s, uint32
 {
     struct disk_direction *direction = &w->directions[s->operation];
     uint64_t total = seen - s->intended_ns;
+    if (!w->appended_ns)
+        w->appended_ns = s->intended_ns;
     histogram_record(&w->total, total);
     histogram_record(&w->submit, s->after_ns - s->before_ns);
     histogram_record(&w->device, seen - s->after_ns);

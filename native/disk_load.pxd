@@ -55,6 +55,7 @@ cdef extern from "disk_load.h" nogil:
         bint sequential
         bint mixed
         bint open_loop
+        bint log
         uint32_t read_percent
         uint32_t sync_every
         uint64_t blocks
@@ -86,6 +87,7 @@ cdef extern from "disk_load.h" nogil:
         histogram device
         histogram service
         histogram sync
+        histogram commit
     int disk_prepare(worker *base)
     void disk_loop(worker *base)
     int disk_ledger_open(disk_ledger *ledger, uint64_t run, uint64_t count, uint32_t generation)

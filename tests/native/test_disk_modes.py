@@ -317,6 +317,9 @@ def test_a_log_goes_through_the_page_cache_only_with_syncs(disk_dir):
     log.close()
     assert last.counters["writes"] == MIB // 2300
     assert last.counters["syncs"] == MIB // 2300
+    commit, parts = last.histograms["commit_ns"], [last.histograms[name] for name in ("total_ns", "sync_ns")]
+    assert commit.count == last.counters["syncs"]
+    assert commit.sum >= sum(part.sum for part in parts)
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,17 @@ def test_spoiled_windows_are_left_out_and_counted():
     assert any("harness spoiled" in line for line in rendered([WRITE]))
 
 
+def test_a_log_shows_whole_commits_and_what_etcd_would_say():
+    commits, appends = Histogram(buckets={256 * 20: 10_000}), Histogram(buckets={256 * 10: 10_000})
+    log = replace(
+        window(Probe.DISK, DISK, {"mode": "wal"}, {"writes": 10_000}, {"commit_ns": commits, "total_ns": appends}),
+        facts={"etcd_advice": "kept: 1 of 10000 syncs took over 10 ms, and 1 in 100 may"},
+    )
+    columns, _ = cells([log])
+    assert columns["p50"].startswith("1,04")
+    assert any("etcd's advice is kept: 1 of 10000" in line for line in rendered([log]))
+
+
 def test_a_measurement_that_ended_in_its_warm_up_says_so():
     row = rendered([replace(STREAM, phase=Phase.WARMUP, flags=frozenset([Flag.CUT]))])[3]
     assert row.split(maxsplit=4) == ["local-a", "local-b", "loopback", "0", "ended before it was steady"]

@@ -27,7 +27,7 @@ HEADLINES: Mapping[Probe, tuple[tuple[str, ...], ...]] = {
     ),
     Probe.TCP_RR: (("latency_ns",), ("transactions",)),
     Probe.COMPUTE: (("unit_fs",),),
-    Probe.DISK: (("reads",), ("writes",), ("total_ns",), ("sync_ns",)),
+    Probe.DISK: (("reads",), ("writes",), ("commit_ns", "total_ns"), ("sync_ns",)),
 }
 HELD_HISTOGRAMS = 256  # per metric before they are merged into one, so that a long range needs no memory
 

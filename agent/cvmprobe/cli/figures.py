@@ -31,7 +31,7 @@ _MOVED: Final = ("read_bytes", "write_bytes")
 _OPERATIONS: Final = ("transactions", "reads", "writes")
 _UNIT: Final = "unit_fs"
 _FS_PER_NS: Final = 1e6
-_LATENCIES: Final = ("latency_ns", "total_ns")
+_LATENCIES: Final = ("latency_ns", "commit_ns", "total_ns")
 POINTS: Final = (0.5, 0.9, 0.99)
 
 

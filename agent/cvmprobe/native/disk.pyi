@@ -24,8 +24,9 @@ class Disk(Engine):
     space_errors other_errors abandoned_operations``; where a pool of threads works ``pool_cpu_ns``; with a rate
     ``late_operations unstarted_operations``; with syncs ``syncs slow_syncs`` (over 10 ms); when verifying
     ``corrupt_blocks misplaced_blocks stale_blocks unchecked_reads``.
-    Histograms ``total_ns submit_ns device_ns``; with a rate ``service_ns``, with syncs ``sync_ns``, with reads and
-    writes ``read_total_ns write_total_ns``. Rows: intended start, total, 0 read / 1 write / 2 sync, 0, slot.
+    Histograms ``total_ns submit_ns device_ns``; with a rate ``service_ns``, with syncs ``sync_ns``, appending with
+    syncs ``commit_ns``, with reads and writes ``read_total_ns write_total_ns``.
+    Rows: intended start, total, 0 read / 1 write / 2 sync, 0, slot.
     Raises UsageError for a value out of range; arm() raises UnsoundError for a file without direct I/O, EngineError.
     """
 

@@ -238,6 +238,9 @@ ENTRY = Entry(
         Metric("reads", "operations", "reads that ended", headline=True),
         Metric("writes", "operations", "writes that ended", headline=True),
         Metric("total_ns", "ns", "from the intended start of an operation until its end was seen", headline=True),
+        Metric(
+            "commit_ns", "ns", "wal: from the intended start of an append until its sync was seen to end", headline=True
+        ),
         Metric("sync_ns", "ns", "one fsync or fdatasync, from its submission until its end was seen", headline=True),
         Metric("read_total_ns", "ns", "total_ns of the reads of a mix"),
         Metric("write_total_ns", "ns", "total_ns of the writes of a mix"),

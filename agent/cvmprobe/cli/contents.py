@@ -8,6 +8,7 @@ from rich.text import Text
 from cvmprobe.analysis import summarize
 from cvmprobe.analysis.pools import disagreements
 from cvmprobe.cli.figures import figures_of_summaries
+from cvmprobe.cli.labelled import label_records, labelled
 from cvmprobe.cli.output import Format, show
 from cvmprobe.cli.records import gap_record, hello_record, run_record, summary_metric_record, summary_record
 from cvmprobe.cli.tables import tables
@@ -34,9 +35,11 @@ def show_contents(file: Path, form: Format) -> None:
         "gaps": [gap_record(gap) for gap in manifest.gaps],
         "samples_lost": manifest.samples_lost,
         "runs": [run_record(run) for run in manifest.runs],
+        "labels": label_records(manifest.runs),
         "summaries": [summary_record(summary) for summary in summaries],
     }
-    table = Group(Text(_title(manifest)), Text(), tables(figures_of_summaries(summaries), manifest.runs))
+    figures = tables(figures_of_summaries(summaries), manifest.runs)
+    table = Group(Text(_title(manifest)), Text(), figures, *labelled(summaries, manifest.runs))
     show(form, table, whole, [summary_metric_record(summary) for summary in summaries])
 
 

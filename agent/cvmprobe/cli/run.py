@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
+from rich.console import Group
 
 from cvmprobe.cli.export import export, fresh_path
 from cvmprobe.cli.figures import figures_of_summaries
 from cvmprobe.cli.find import Where, find, located
 from cvmprobe.cli.interrupt import run_to_the_end
+from cvmprobe.cli.labelled import label_records, labelled
 from cvmprobe.cli.line import Line, Way
 from cvmprobe.cli.output import Format, FormatOption, note, show
 from cvmprobe.cli.progress import RunDisplay
@@ -207,9 +209,15 @@ async def _show_rates(client: ProbeClient, display: RunDisplay) -> None:
 def _report(result: _Result, path: Path, form: Format) -> int:
     """Print the figures and return the exit code of the run."""
     run, summaries = result
-    record = {**run_record(run), "snapshot": str(path), "summaries": [summary_record(row) for row in summaries]}
+    record = {
+        **run_record(run),
+        "snapshot": str(path),
+        "labels": label_records([run]),
+        "summaries": [summary_record(row) for row in summaries],
+    }
     flat = [summary_metric_record(row) for row in summaries]
-    show(form, tables(figures_of_summaries(summaries), [run]), record, flat)
+    table = Group(tables(figures_of_summaries(summaries), [run]), *labelled(summaries, [run]))
+    show(form, table, record, flat)
     note(f"wrote {path} ({path.stat().st_size:,} bytes)")
     if run.state is RunState.DONE:
         return 0

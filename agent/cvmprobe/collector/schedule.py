@@ -164,4 +164,5 @@ def _step_matches(step: Step, repeat: int, peers: Sequence[Peer], ways: Sequence
         return [Match(step, repeat, peer, VolumeTarget(step.volume)) for peer in machine_owners(peers)]
     if step.path is None:
         return [Match(step, repeat, peer, NodeTarget()) for peer in machine_owners(peers)]
-    return [Match(step, repeat, way.source, way.aim, way.target, way.via) for way in ways if way.path is step.path]
+    path = step.taken(path_counts(ways))
+    return [Match(step, repeat, way.source, way.aim, way.target, way.via) for way in ways if way.path is path]

@@ -1,6 +1,6 @@
 """One execution of a suite, and how far it is."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -38,6 +38,13 @@ class Step:
     path: Path | None = None  # None: the probe has no peer
     volume: str | None = None
     raw_samples: bool = False
+    stand_in: Path | None = None  # the path to take where nobody is joined by ``path``, as in a local run
+    label: str = ""  # what a published page calls this load
+    really: str = ""  # what it is
+
+    def taken(self, there: Container[Path]) -> Path | None:
+        """Return the path to measure, of those that are there; None where the probe has no peer."""
+        return self.stand_in if self.stand_in and self.path not in there else self.path
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,11 +26,18 @@ class _Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     volumes: tuple[str, ...] = ()
     node: bool = False
     raw_samples: bool = False
+    stand_in: Path | None = None
+    label: str = ""
+    really: str = ""
     parameters: dict[str, str | int] = {}
 
     def __post_init__(self) -> None:
         if bool(self.paths) + bool(self.volumes) + self.node != 1:
             raise ValueError(f"step {self.name} needs either paths or volumes or node = true")
+        if self.stand_in and not self.paths:
+            raise ValueError(f"step {self.name} has no path that {self.stand_in} could stand in for")
+        if bool(self.label) != bool(self.really):
+            raise ValueError(f"step {self.name} needs both or neither: its label, and what it really is")
         if self.duration_ms <= 0:
             raise ValueError(f"step {self.name}: duration_ms must be above 0, but is {self.duration_ms}")
 
@@ -49,6 +56,9 @@ class _Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             path=path,
             volume=volume,
             raw_samples=self.raw_samples,
+            stand_in=self.stand_in,
+            label=self.label,
+            really=self.really,
         )
 
 

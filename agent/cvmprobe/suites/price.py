@@ -21,7 +21,8 @@ def cost(suite: Suite, pairs: Mapping[Path, int], machines: int) -> Cost:
     """
     seconds, network_bytes, disk_write_bytes = 0.0, 0, 0
     for step in suite.steps:
-        leases = suite.repeats * (machines if step.path is None else pairs.get(step.path, 0))
+        path = step.taken(pairs)
+        leases = suite.repeats * (machines if path is None else pairs.get(path, 0))
         one = lease_cost(step)
         seconds += leases * one.seconds
         network_bytes += leases * one.network_bytes

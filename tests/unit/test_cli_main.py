@@ -78,7 +78,7 @@ def test_help_tells_a_newcomer_what_to_type(capsys, verb):
         (["run", "quick", "--local", "--scale", "much"], "Invalid value for '--scale'"),
         (["run", "quick", "--local", "--scale", "0"], "scale must be above 0"),
         (["run", "quick", "--local", "--scale", "nan"], "scale must be above 0"),
-        (["run", "slow", "--local"], "there is no suite 'slow'; there are: compute, quick"),
+        (["run", "slow", "--local"], "there is no suite 'slow'; there are: compute, constellation-v1.3"),
         (["run", "--local", "--collector", "a:1"], "exclude each other"),
         (["run", "--local", "--context", "c"], "exclude each other"),
         (["run", "--cluster", "--keep"], "--keep and --volume belong to --local"),

@@ -267,3 +267,20 @@ def test_no_budget_allows_no_light_probe_and_a_small_one_few():
     plans = Planner(light, tight, Clock()).plans(peers(6))
     assert {len(plan.probes) for plan in plans.values()} == {1}
     assert all(not plan.probes for plan in Planner(light, Budgets(), Clock()).plans(peers(6)).values())
+
+
+def test_without_the_path_a_run_takes_the_one_that_stands_in():
+    step = next(step for step in load_suite("constellation-v1.3").steps if step.stand_in)
+    suite = replace(load_suite("constellation-v1.3"), steps=(step,))
+    apart = cluster(2)
+    together = [replace(one, address=PeerAddress("127.0.0.1", 1)) for one in apart if one.endpoint.role is Role.POD]
+    assert {match.target.path for match in matches(suite, apart)} == {Path.INTER_NODE}
+    assert {match.target.path for match in matches(suite, together)} == {Path.LOOPBACK}
+
+
+def test_nodes_are_measured_once_for_each_machine():
+    planned = matches(replace(load_suite("compute"), repeats=2), cluster(3))
+    assert {(str(match.initiator.endpoint), str(match.target), match.responder) for match in planned} == {
+        (str(owner.endpoint), "node", None) for owner in machine_owners(cluster(3))
+    }
+    assert len(planned) == 2 * len(load_suite("compute").steps) * len(machine_owners(cluster(3)))

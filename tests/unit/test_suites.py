@@ -13,6 +13,9 @@ from cvmprobe.suites import load_suite, scaled, suite_names
 from cvmprobe.suites.load import parse_suite
 from cvmprobe.suites.price import cost, lease_cost
 
+NODE = (
+    'title = "t"\ninterval_ms = 1\nrepeats = 1\n[[step]]\nname = "x"\nprobe = "compute"\nduration_ms = 1\nnode = true\n'
+)
 SCALES = st.floats(min_value=0.001, max_value=1)
 
 
@@ -59,6 +62,9 @@ def test_quick_measures_each_path_and_the_scratch_volume():
         ('title = "t"\ninterval_ms = 1\nrepeats = 1\nspeed = 3\nstep = []', "speed"),
         ('title = "t"\ninterval_ms = 1\nrepeats = 1\n[[step]]\nname = "x"\nprobe = "disk"\nduration_ms = 1', "volumes"),
         ('title = "t"\ninterval_ms = 1\nrepeats = 1\n[[step]]\nname = "x"\nprobe = "dsk"\nduration_ms = 1', "dsk"),
+        (f"{NODE}volumes = ['v']", "either paths or volumes or node"),
+        (f"{NODE}stand_in = 'loopback'", "no path that loopback could stand in for"),
+        (f"{NODE}label = 'fast'", "both or neither"),
     ],
 )
 def test_a_wrong_document_says_what_is_wrong(text, complaint):
@@ -111,3 +117,31 @@ def test_cost_is_the_sum_of_what_its_leases_may_use(scale, repeats):
     network = sum(lease_cost(step).network_bytes for step in suite.steps if step.path is Path.INTER_NODE)
     disk = sum(lease_cost(step).disk_write_bytes for step in suite.steps if step.path is None)
     assert (total.network_bytes, total.disk_write_bytes) == (3 * repeats * network, 2 * repeats * disk)
+
+
+def test_a_path_stands_in_only_where_the_other_is_missing():
+    step = next(step for step in load_suite("constellation-v1.3").steps if step.path is Path.INTER_NODE)
+    suite = replace(load_suite("constellation-v1.3"), steps=(step,))
+    assert step.stand_in is Path.LOOPBACK
+    one = lease_cost(step).seconds
+    assert cost(suite, {Path.LOOPBACK: 2}, 1).seconds == 2 * one
+    assert cost(suite, {Path.LOOPBACK: 2, Path.INTER_NODE: 6}, 1).seconds == 6 * one
+    assert cost(suite, {Path.INTRA_NODE: 2}, 1).seconds == 0
+
+
+@pytest.mark.parametrize("repeats", [0, -1, 1001])
+def test_a_number_of_repeats_out_of_range_is_refused(repeats):
+    with pytest.raises(UsageError, match=f"repeats must be 1 to 1000, but are {repeats}"):
+        scaled(load_suite("quick"), 0.1, repeats)
+
+
+def test_repeats_are_those_asked_for():
+    assert scaled(load_suite("quick"), 1, 7).repeats == 7
+    assert scaled(load_suite("quick"), 0.5, 7).repeats == 7
+    assert scaled(load_suite("quick"), 0.5).repeats == load_suite("quick").repeats
+
+
+def test_a_scale_shortens_repetitions_and_keeps_their_number():
+    steps = scaled(load_suite("compute"), 0.05).steps
+    assert {step.parameters["repetition_ms"] for step in steps} == {"50"}
+    assert {step.parameters["repetitions"] for step in steps} == {"10"}

@@ -26,6 +26,7 @@ HEADLINES: Mapping[Probe, tuple[tuple[str, ...], ...]] = {
         ("reverse_lost_datagrams",),
     ),
     Probe.TCP_RR: (("latency_ns",), ("transactions",)),
+    Probe.LOADED_RR: (("idle_latency_ns",), ("loaded_latency_ns",), ("receiver_bytes",), ("reverse_receiver_bytes",)),
     Probe.COMPUTE: (("unit_fs",),),
     Probe.DISK: (("reads",), ("writes",), ("commit_ns", "total_ns"), ("sync_ns",)),
 }

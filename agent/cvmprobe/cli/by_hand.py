@@ -32,7 +32,7 @@ from cvmprobe.probes.execution import Setup
 __all__ = ["app"]
 
 _PANEL: Final = "What is measured"
-_DIRECTED: Final = frozenset({Probe.TCP_STREAM, Probe.UDP_STREAM})
+_DIRECTED: Final = frozenset({Probe.TCP_STREAM, Probe.UDP_STREAM, Probe.LOADED_RR})
 _MAX_BYTES: Final = 10**12
 _MAX_DISK_BYTES: Final = 10**11
 

@@ -42,7 +42,7 @@ def cost_of(totals: Mapping[str, int]) -> Cost | None:
     moved = sum(totals.get(name, 0) for name in ("receiver_bytes", "reverse_receiver_bytes"))
     amount = totals[operations] if operations else moved / _KB
     there = totals.get("responder_cpu_ns", totals.get("receiver_cpu_ns"))
-    if not amount or there is None:
+    if not amount or (there is None and "responder_node_busy_ns" not in totals):
         return None
 
     def beyond(end: str) -> float | None:

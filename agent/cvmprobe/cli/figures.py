@@ -32,6 +32,8 @@ _OPERATIONS: Final = ("transactions", "reads", "writes")
 _UNIT: Final = "unit_fs"
 _FS_PER_NS: Final = 1e6
 _LATENCIES: Final = ("latency_ns", "commit_ns", "total_ns")
+_HALVES: Final = {"idle": "idle_latency_ns", "loaded": "loaded_latency_ns"}
+_TRIPS_OF_HALVES: Final = ("idle_transactions", "loaded_transactions")
 POINTS: Final = (0.5, 0.9, 0.99)
 
 
@@ -55,6 +57,7 @@ class Figures:
     operations_per_s: float | None = None
     quantiles: Mapping[float, float] = field(default_factory=dict)
     operations: int | None = None  # behind the quantiles
+    halves: Mapping[str, Mapping[float, float]] = field(default_factory=dict)  # quantiles by idle and loaded
     unit_ns: float | None = None  # time of one unit of fixed work: the mean of ``repetitions``
     unit_margin_ns: float | None = None  # half of its 95 % interval; None below two repetitions
     repetitions: int | None = None
@@ -74,10 +77,11 @@ def figures_of_window(window: Window) -> Figures:
     """Return the figures of one window alone."""
     seconds = window.duration_ns / 1e9
     rates = {name: value / seconds for name, value in window.counters.items()} if seconds else {}
-    histogram = next((window.histograms[name] for name in _LATENCIES if name in window.histograms), None)
+    latencies = (*_LATENCIES, *_HALVES.values())
+    histogram = next((window.histograms[name] for name in latencies if name in window.histograms), None)
     return Figures(
         bytes_per_s=_bytes_per_s(rates),
-        operations_per_s=_operations_per_s(rates),
+        operations_per_s=_sum(rates, (*_OPERATIONS, *_TRIPS_OF_HALVES)),
         quantiles={} if histogram is None else quantiles(histogram, POINTS),
         operations=None if histogram is None else histogram.count,
         late=_late(rates),
@@ -143,6 +147,7 @@ def _figures(metrics: Mapping[str, Summary]) -> Figures:
         operations_per_s=_operations_per_s(rates),
         quantiles={} if latency is None else latency.quantiles,
         operations=None if latency is None else latency.count,
+        halves={half: metrics[name].quantiles for half, name in _HALVES.items() if name in metrics},
         unit_ns=None if unit is None else _times(unit.mean, 1 / _FS_PER_NS),
         unit_margin_ns=None if unit is None else _margin_ns(unit),
         repetitions=None if unit is None else unit.count,

@@ -6,7 +6,18 @@ from typing import Annotated, Any, Final
 
 import msgspec
 import typer
-from msgspec.inspect import BoolType, Field, FloatType, IntType, LiteralType, Metadata, StructType, type_info
+from msgspec.inspect import (
+    BoolType,
+    Field,
+    FloatType,
+    IntType,
+    LiteralType,
+    Metadata,
+    NoneType,
+    StructType,
+    UnionType,
+    type_info,
+)
 
 __all__ = ["asked", "options_of"]
 
@@ -37,6 +48,10 @@ def _option(field: Field, panel: str) -> inspect.Parameter:
     if isinstance(described, Metadata):
         description = str((described.extra_json_schema or {}).get("description", ""))
         described = described.type
+    if isinstance(described, UnionType):  # with None: not given
+        described = next(kind for kind in described.types if not isinstance(kind, NoneType))
+    if isinstance(described, Metadata):
+        described = described.type
     flag = "--" + field.name.replace("_", "-")
     text = f"{description[:1].upper()}{description[1:]} {_range(described, field.default)}"
     annotation: Any  # made here, for typer to read
@@ -64,4 +79,4 @@ def _range(described: msgspec.inspect.Type, default: object) -> str:
 def _written(default: object) -> str:
     if isinstance(default, float):
         return f"{default:g}"
-    return str(default).lower() or "none"
+    return "none" if default in (None, "") else str(default).lower()

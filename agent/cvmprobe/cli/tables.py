@@ -63,6 +63,7 @@ def _columns(rows: list[_Row], *, places: bool = True) -> list[Column[_Row]]:
         columns += [_FROM, _VOLUME] if disk else [_FROM, _TO, _PATH]
     if any(row.figures.operations_per_s is not None for row in rows):
         columns.append(_IOPS if disk else _TRIPS)
+    columns += _HALVES if any(row.figures.halves for row in rows) else []
     if any(row.figures.bytes_per_s is not None for row in rows):
         columns.append(_DISK_THROUGHPUT if disk else _THROUGHPUT)
     columns += [*_QUANTILES, _LATE, _N] if latency else [_WINDOWS]
@@ -122,6 +123,24 @@ _THROUGHPUT: Column[_Row] = Column(
 _DISK_THROUGHPUT: Column[_Row] = Column(
     "throughput", _number(lambda figures: _times(figures.bytes_per_s, 1e-6), ",.1f"), unit="MB/s", right=True
 )
+
+
+def _half(half: str, q: float) -> Column[_Row]:
+    def cell(row: _Row) -> str:
+        return microseconds(row.figures.halves.get(half, {}).get(q))
+
+    return Column(f"{half} p{q * 100:g}", cell, unit="µs", right=True)
+
+
+def _ratio(q: float) -> Column[_Row]:
+    def cell(row: _Row) -> str:
+        idle, loaded = (row.figures.halves.get(half, {}).get(q) for half in ("idle", "loaded"))
+        return f"{loaded / idle:.2f}" if idle and loaded else DASH
+
+    return Column(f"p{q * 100:g} ratio", cell, right=True)
+
+
+_HALVES: Final = [*(_half(half, q) for half in ("idle", "loaded") for q in (0.5, 0.99)), _ratio(0.5), _ratio(0.99)]
 _QUANTILES: Final = tuple(_point(q) for q in POINTS)
 _LATE: Column[_Row] = Column("late", _number(lambda figures: _times(figures.late, 100), ".2f"), unit="%", right=True)
 _N: Column[_Row] = Column("n", _number(lambda figures: figures.operations, ",d"), right=True)
@@ -157,6 +176,10 @@ def _footnotes(rows: Iterable[Figures]) -> list[str]:
         notes.append("n: operations behind the quantiles; late: paced operations that started over 1 ms late")
     if any(figures.operations is not None and not figures.quantiles.keys() >= set(POINTS) for figures in kept):
         notes.append(f"{DASH} for a quantile q: fewer than 10 of the n operations lie above it, so it is not shown")
+    if any(figures.halves for figures in kept):
+        notes.append(
+            "idle: round trips alone; loaded: beside the stream, whose throughput stands there; ratio: of both"
+        )
     if any(figures.unit_ns is not None for figures in kept):
         notes.append("time: of one unit, the mean of n repetitions; ±: half of its 95 % interval (Student's t)")
     advice = dict.fromkeys(figures.facts["etcd_advice"] for figures in kept if "etcd_advice" in figures.facts)

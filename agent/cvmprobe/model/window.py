@@ -31,6 +31,7 @@ class Probe(StrEnum):
     DISK = "disk"
     COMPUTE = "compute"
     API = "api"
+    LOADED_RR = "loaded_rr"  # tcp_rr, then tcp_rr beside tcp_stream
 
 
 class Direction(StrEnum):

@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 from cvmprobe.errors import UsageError
 from cvmprobe.model.window import Probe
-from cvmprobe.probes import compute, disk, tcp_crr, tcp_rr, tcp_stream, udp_rr, udp_stream
+from cvmprobe.probes import compute, disk, loaded_rr, tcp_crr, tcp_rr, tcp_stream, udp_rr, udp_stream
 from cvmprobe.probes.entry import Entry
 from cvmprobe.probes.execution import Execution, Setup
 
@@ -17,6 +17,7 @@ _ENTRIES: tuple[Entry, ...] = (
     tcp_stream.ENTRY,
     udp_rr.ENTRY,
     udp_stream.ENTRY,
+    loaded_rr.ENTRY,
     disk.ENTRY,
     compute.ENTRY,
 )

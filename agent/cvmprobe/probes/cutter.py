@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 from cvmprobe.model.histogram import Histogram
 from cvmprobe.model.window import ClockPair, Flag, Instance, Phase, Window
 from cvmprobe.probes.clock import clock_pair
+from cvmprobe.probes.runner import Shot
 
 if TYPE_CHECKING:  # readable where no engine is built
-    from cvmprobe.native.engine import Snapshot
     from cvmprobe.native.histogram import Histogram as NativeHistogram
 
 __all__ = ["Cutter"]
@@ -29,11 +29,11 @@ class Cutter:
         self._instance = instance
         self._steady_ns = started_ns + omit_ns
         self._deadline_ns = None if duration_ns is None else started_ns + duration_ns
-        self._last: Snapshot | None = None
+        self._last: Shot | None = None
         self._last_unix_ms = after_unix_ms
         self.last_ns = started_ns
 
-    def cut(self, snapshot: "Snapshot", facts: Mapping[str, str], pair: ClockPair | None = None) -> Window:
+    def cut(self, snapshot: Shot, facts: Mapping[str, str], pair: ClockPair | None = None) -> Window:
         """Return the window from the snapshot before to this one. ``pair`` tells its wall time (None: read it now)."""
         pair = pair or clock_pair()
         end_unix_ms = (pair.unix_ns + snapshot.t_ns - pair.monotonic_ns) // 1_000_000
@@ -58,14 +58,14 @@ class Cutter:
             return Phase.STEADY
         return Phase.DRAIN
 
-    def _counters(self, snapshot: "Snapshot") -> dict[str, int]:
+    def _counters(self, snapshot: Shot) -> dict[str, int]:
         """Leave out what is not known at both ends; all counters begin at 0."""
         if self._last is None:
             return dict(snapshot.counters)
         before = self._last.counters
         return {name: value - before[name] for name, value in snapshot.counters.items() if name in before}
 
-    def _histograms(self, snapshot: "Snapshot") -> dict[str, Histogram]:
+    def _histograms(self, snapshot: Shot) -> dict[str, Histogram]:
         before = {} if self._last is None else self._last.histograms
         return {
             name: _portable(whole.minus(before[name]) if name in before else whole)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from cvmprobe.errors import EngineError, ProbeError, UsageError
 from cvmprobe.model.endpoint import PeerAddress
@@ -30,10 +30,8 @@ from cvmprobe.probes.interference import (
     pressure_shares,
 )
 from cvmprobe.probes.node_cpu import NODE_CPU_MS, NodeCpu, node_totals
+from cvmprobe.probes.runner import Runner
 from cvmprobe.probes.samples import SampleShelf
-
-if TYPE_CHECKING:  # the catalog is readable where no engine is built
-    from cvmprobe.native.engine import Engine
 
 __all__ = ["Completed", "Execution", "Face", "Result", "Setup"]
 
@@ -86,7 +84,7 @@ class Face(Protocol):
     def operations(self) -> Sequence[str]:
         """Counters that add up to the number of paced operations; empty where nothing is paced."""
 
-    def open(self, stopping: Callable[[], bool]) -> "Engine":
+    def open(self, stopping: Callable[[], bool]) -> Runner:
         """Prepare and return an armed engine; give up with a ProbeError soon after ``stopping()`` is true.
 
         A fact named ``fallback`` says why a lesser engine was used; it flags every window as degraded.
@@ -117,7 +115,7 @@ class Execution:
         self._pressure: Mapping[str, float] = {}  # before it began
         self._stopping = threading.Event()
         self._starting = threading.Lock()
-        self._engine: Engine | None = None
+        self._engine: Runner | None = None
         self._windows: list[Window] = []
         self._totals: Mapping[str, int] = {}
         self._error: ProbeError | None = None
@@ -170,7 +168,7 @@ class Execution:
         self._pressure = pressure_shares(self._interference.counters(), time.monotonic_ns() - begun_ns)
         admit(self._pressure, self._setup.max_pressure)
 
-    def _start(self, engine: "Engine") -> bool:
+    def _start(self, engine: Runner) -> bool:
         with self._starting:  # stop() comes before or after this, never in between
             if self._stopping.is_set():
                 return False
@@ -180,7 +178,7 @@ class Execution:
             engine.start()
             return True
 
-    def _watch(self, engine: "Engine") -> Iterator[Window]:
+    def _watch(self, engine: Runner) -> Iterator[Window]:
         setup = self._setup
         interval_ns = setup.interval_ms * _MS
         duration_ns = None if setup.duration_ms is None else setup.duration_ms * _MS
@@ -203,7 +201,7 @@ class Execution:
                 self._windows.append(window)
             yield window
 
-    def _facts(self, engine: "Engine") -> Mapping[str, str]:
+    def _facts(self, engine: Runner) -> Mapping[str, str]:
         return {**engine.facts, "pressure_before": pressure_fact(self._pressure)} if self._pressure else engine.facts
 
     def _beside(self, window: Window) -> Window:
@@ -217,7 +215,7 @@ class Execution:
     def _node_counters(self) -> Mapping[str, int]:
         return {} if self._node_cpu is None else self._node_cpu.counters()
 
-    def _judge(self, engine: "Engine", window: Window, *, finished: bool) -> set[Flag]:
+    def _judge(self, engine: Runner, window: Window, *, finished: bool) -> set[Flag]:
         """Return the flags of a window that just ended; an engine with a failed worker is stopped."""
         threads = len(engine.thread_ids)
         flags = flags_of(
@@ -235,13 +233,13 @@ class Execution:
             flags.add(Flag.CUT)
         return flags
 
-    def _drain(self, engine: "Engine") -> int:
+    def _drain(self, engine: Runner) -> int:
         """Take the raw rows of a window; return how many had been overwritten."""
         rows, overwritten = engine.drain_samples()
         self._samples.add(clock_pair(), rows, overwritten)
         return overwritten
 
-    def _finish(self, engine: "Engine") -> None:
+    def _finish(self, engine: Runner) -> None:
         if engine.error is not None:
             call, errno = engine.error
             self._error = EngineError(call, errno, f"measure {self._setup.instance.probe}")

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from cvmprobe.model.window import Probe
 from cvmprobe.native.responder import Responder as NativeResponder
+from cvmprobe.probes.parts import part_bytes, part_session, parts_of
 
 __all__ = ["Responder"]
 
@@ -18,6 +19,7 @@ class Responder:
     def __init__(self, host: str, port: int) -> None:
         self._native = NativeResponder(host, port)
         self._using = threading.Lock()  # the native one must not be closed while it is used
+        self._parts: dict[bytes, tuple[bytes, ...]] = {}  # sessions of those admitted that are two at once
         self.port = self._native.port
 
     def admit(self, session_id: bytes, key: bytes, probe: Probe, *, valid_for_ms: int, max_bytes: int) -> None:
@@ -25,8 +27,13 @@ class Responder:
 
         Admitting the same again renews it. Raises UsageError that names what is wrong.
         """
+        parts = {part: part_session(session_id, probe, part) for part in parts_of(probe)}
         with self._using:
-            self._native.admit(session_id, key, probe.value, valid_for_ms=valid_for_ms, max_bytes=max_bytes)
+            for part, name in parts.items():
+                allowance = part_bytes(max_bytes, probe, part)
+                self._native.admit(name, key, part.value, valid_for_ms=valid_for_ms, max_bytes=allowance)
+            if len(parts) > 1:
+                self._parts[session_id] = tuple(parts.values())
 
     def admit_any(self, key: bytes, *, valid_for_ms: int, max_bytes: int) -> None:
         """Let in whoever holds ``key`` (16 to 64 bytes), under any session id, each session for so many bytes.
@@ -39,12 +46,15 @@ class Responder:
     def spent(self, session_id: bytes) -> int | None:
         """Return the bytes of payload that this id's sessions have moved; None where it is not admitted."""
         with self._using:
-            return self._native.spent(session_id)
+            known = [self._native.spent(part) for part in self._parts.get(session_id, (session_id,))]
+        spent = [moved for moved in known if moved is not None]
+        return sum(spent) if spent else None
 
     def revoke(self, session_id: bytes) -> None:
         """Let nobody in under this id any more, and cut its session."""
         with self._using:
-            self._native.revoke(session_id)
+            for part in self._parts.pop(session_id, (session_id,)):
+                self._native.revoke(part)
 
     def counters(self) -> Mapping[str, int]:
         """Return connections, hellos, sessions and refusals so far, and how many sessions are ``active``."""

@@ -6,6 +6,7 @@ from math import ceil
 
 from cvmprobe.errors import UsageError
 from cvmprobe.model.run import Step, Suite
+from cvmprobe.model.window import Probe
 
 __all__ = ["scaled"]
 
@@ -34,7 +35,8 @@ def scaled(suite: Suite, scale: float, repeats: int | None = None) -> Suite:
 
 def _scaled_step(step: Step, scale: float, interval_ms: int) -> Step:
     parameters = _scaled_parameters(step.parameters, scale, interval_ms)
-    shortest = int(parameters.get("omit_ms", "0")) + _STEADY_INTERVALS * interval_ms
+    halves = 2 if step.probe is Probe.LOADED_RR else 1  # each with a warm-up of its own
+    shortest = halves * (int(parameters.get("omit_ms", "0")) + _STEADY_INTERVALS * interval_ms)
     duration_ms = max(_up(step.duration_ms * scale, interval_ms), shortest)
     return replace(step, duration_ms=min(duration_ms, step.duration_ms), parameters=parameters)
 

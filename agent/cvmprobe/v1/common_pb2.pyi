@@ -39,6 +39,8 @@ class _ProbeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Probe.ValueType
     PROBE_DISK: _Probe.ValueType  # 6
     PROBE_COMPUTE: _Probe.ValueType  # 7
     PROBE_API: _Probe.ValueType  # 8
+    PROBE_LOADED_RR: _Probe.ValueType  # 9
+    """round trips alone, then beside a stream"""
 
 class Probe(_Probe, metaclass=_ProbeEnumTypeWrapper):
     """One kind of measurement."""
@@ -52,6 +54,8 @@ PROBE_UDP_STREAM: Probe.ValueType  # 5
 PROBE_DISK: Probe.ValueType  # 6
 PROBE_COMPUTE: Probe.ValueType  # 7
 PROBE_API: Probe.ValueType  # 8
+PROBE_LOADED_RR: Probe.ValueType  # 9
+"""round trips alone, then beside a stream"""
 Global___Probe: _TypeAlias = Probe  # noqa: Y015
 
 class _Role:

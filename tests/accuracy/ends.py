@@ -134,10 +134,14 @@ def begin(
     interval_ms: int = 100,
     max_bytes: int = PLENTY,
     raw_samples: bool = False,
+    admitted: tuple[str, bytes] | None = None,
     **parameters: object,
 ) -> Iterator[Running]:
-    """Start a probe on a side, against a responder, with ``parameters`` as its catalog entry has them."""
-    session_id, key = peer.admit(probe)
+    """Start a probe on a side, against a responder, with ``parameters`` as its catalog entry has them.
+
+    ``admitted``: what peer.admit() returned; None: admit it now.
+    """
+    session_id, key = admitted or peer.admit(probe)
     names = {net.a.namespace: "a", net.b.namespace: "b"}
     here, there = (Endpoint(names[side.namespace], Role.POD) for side in (source, peer.side))
     asked = {name: str(value) for name, value in parameters.items()}

@@ -327,3 +327,13 @@ def test_the_node_is_counted_at_both_ends(responder):
 def test_a_short_load_is_not_held_against_the_node(responder):
     _, result = run(admitted(responder, Probe.TCP_STREAM))
     assert not [name for name in result.totals if name.startswith("node_")]
+
+
+@pytest.mark.parametrize("probe", NETWORK)
+def test_threads_stay_where_they_are_put(responder, probe):
+    cpu = min(os.sched_getaffinity(0))
+    _, result = run(admitted(responder, probe, placement=cpu))
+    assert {window.facts["placement"] for window in result.windows} == {str(cpu)}
+    _, result = run(admitted(responder, probe, placement="nowhere"))
+    assert isinstance(result.error, UsageError)
+    assert "placement 'nowhere'" in str(result.error)

@@ -10,7 +10,7 @@ from msgspec import Meta
 from cvmprobe.errors import UsageError
 from cvmprobe.model.run import Cost
 from cvmprobe.model.window import Direction, Phase, Probe, Window
-from cvmprobe.probes.entry import Entry, Metric, read_parameters
+from cvmprobe.probes.entry import Entry, Metric, Placement, read_parameters
 from cvmprobe.probes.execution import Completed, Execution, Setup
 from cvmprobe.probes.loaded_engine import LoadedEngine
 from cvmprobe.probes.parts import part_bytes, part_session
@@ -37,6 +37,7 @@ class LoadedRrParameters(msgspec.Struct, frozen=True, kw_only=True):
     ] = "block"
     request_bytes: Annotated[int, Meta(ge=1, le=1 << 20, description="size of a request")] = 1
     response_bytes: Annotated[int, Meta(ge=1, le=1 << 20, description="size of a response")] = 1
+    placement: Placement = "inherit"
     streams: Annotated[int, Meta(ge=1, le=32, description="connections of the load, each way")] = 1
     message_bytes: Annotated[int, Meta(ge=1, le=1 << 20, description="bytes given to one send call of the load")] = (
         128 * 1024
@@ -81,6 +82,7 @@ class _LoadedFace:
                 direction=self._setup.instance.direction.value,
                 streams=asked.streams,
                 message_bytes=asked.message_bytes,
+                placement=asked.placement,
                 dials=session.dials,
                 giving_up=stopping,
             )
@@ -95,6 +97,7 @@ class _LoadedFace:
             request_bytes=asked.request_bytes,
             response_bytes=asked.response_bytes,
             wait=asked.wait,
+            placement=asked.placement,
             raw_samples=self._setup.raw_samples,
             dials=session.dials,
             giving_up=stopping,

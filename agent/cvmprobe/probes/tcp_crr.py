@@ -9,7 +9,7 @@ from msgspec import Meta
 from cvmprobe.errors import UsageError
 from cvmprobe.model.run import Cost
 from cvmprobe.model.window import Probe, Window
-from cvmprobe.probes.entry import Entry, Metric, read_parameters
+from cvmprobe.probes.entry import Entry, Metric, Placement, read_parameters
 from cvmprobe.probes.execution import Completed, Execution, Setup
 from cvmprobe.probes.session import Session, cut, read_session
 
@@ -36,6 +36,7 @@ class TcpCrrParameters(msgspec.Struct, frozen=True, kw_only=True):
     arrival: Annotated[
         Literal["constant", "poisson"], Meta(description="how the starts are spread where there is a rate")
     ] = "constant"
+    placement: Placement = "inherit"
     omit_ms: Annotated[int, Meta(ge=0, description="warm-up, left out of the headline; whole intervals")] = 0
 
 
@@ -71,6 +72,7 @@ class _CrrFace:
             rate_per_s=self._parameters.rate_per_s,
             poisson=self._parameters.arrival == "poisson",
             raw_samples=self._setup.raw_samples,
+            placement=self._parameters.placement,
             giving_up=stopping,
         )
         engine.arm()

@@ -10,7 +10,7 @@ from msgspec import Meta
 from cvmprobe.errors import UsageError
 from cvmprobe.model.run import Cost
 from cvmprobe.model.window import Direction, Probe, Window
-from cvmprobe.probes.entry import Entry, Metric, read_parameters
+from cvmprobe.probes.entry import Entry, Metric, Placement, read_parameters
 from cvmprobe.probes.execution import Completed, Execution, Setup
 from cvmprobe.probes.session import Session, cut, join_bins, read_session
 
@@ -42,6 +42,7 @@ class TcpStreamParameters(msgspec.Struct, frozen=True, kw_only=True):
         int, Meta(ge=1, le=64, description="connections each way, each with a thread at both ends; 32 at most for both")
     ] = 1
     message_bytes: Annotated[int, Meta(ge=1, le=1 << 20, description="bytes given to one send call")] = 128 * 1024
+    placement: Placement = "inherit"
     omit_ms: Annotated[int, Meta(ge=0, description="warm-up, left out of the headline; whole intervals")] = 0
     receive: Annotated[
         Literal["copy", "discard"], Meta(description="copy to the receiver's memory, or let its kernel drop the bytes")

@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from cvmprobe.model.run import Cost
 from cvmprobe.model.window import Probe, Window
-from cvmprobe.probes.entry import Entry, Metric, read_parameters
+from cvmprobe.probes.entry import Entry, Metric, Placement, read_parameters
 from cvmprobe.probes.execution import Completed, Execution, Setup
 from cvmprobe.probes.little import judge_in_flight
 from cvmprobe.probes.session import Session, cut, read_session
@@ -53,6 +53,7 @@ class UdpRrParameters(msgspec.Struct, frozen=True, kw_only=True):
     kernel_stamps: Annotated[
         bool, Meta(description="split the wake-up from the round trip by the kernel's own receive time stamps")
     ] = False
+    placement: Placement = "inherit"
     omit_ms: Annotated[int, Meta(ge=0, description="warm-up, left out of the headline; whole intervals")] = 0
 
 
@@ -93,6 +94,7 @@ class _RrFace:
             timeout_ms=self._parameters.timeout_ms,
             kernel_stamps=self._parameters.kernel_stamps,
             raw_samples=self._setup.raw_samples,
+            placement=self._parameters.placement,
             dials=self._session.dials,
             giving_up=stopping,
         )

@@ -11,7 +11,7 @@ from msgspec import Meta
 from cvmprobe.errors import UsageError
 from cvmprobe.model.run import Cost
 from cvmprobe.model.window import Direction, Probe, Window
-from cvmprobe.probes.entry import Entry, Metric, read_parameters
+from cvmprobe.probes.entry import Entry, Metric, Placement, read_parameters
 from cvmprobe.probes.execution import Completed, Execution, Setup
 from cvmprobe.probes.session import Session, cut, join_bins, read_session
 
@@ -46,6 +46,7 @@ class UdpStreamParameters(msgspec.Struct, frozen=True, kw_only=True):
     sndbuf_bytes: Annotated[int, Meta(ge=0, le=1 << 30, description="send buffer; 0: as the system has it")] = 0
     rcvbuf_bytes: Annotated[int, Meta(ge=0, le=1 << 30, description="receive buffer; 0: as the system has it")] = 0
     dscp: Annotated[int, Meta(ge=0, le=63, description="differentiated services code point")] = 0
+    placement: Placement = "inherit"
     omit_ms: Annotated[int, Meta(ge=0, description="warm-up, left out of the headline; whole intervals")] = 0
 
 

@@ -8,79 +8,86 @@
 #include "responder_accept.h"
 #include "responder_udp.h"
 
-#define RESPONDER_OWN_FDS 3    /* listener, datagrams, wake */
+#define RESPONDER_EVENTS 64
+#define RESPONDER_WAIT_MS 60000
 #define RESPONDER_PORT_TRIES 16 /* for one that is free for TCP and UDP */
 
 /* -- its thread -- */
 
-/* Whom to wait for, and how long: fills `fds` (own ones, handshakes, controls) and returns their number. */
-static inline nfds_t responder_watch(struct responder *r, struct pollfd *fds, uint64_t now_ns, uint64_t *until_ns)
+/* Something happened on a control socket, or on one that is not watched any more. */
+static inline void responder_heard(struct responder *r, struct session *s)
 {
-    nfds_t n = 0;
-    *until_ns = UINT64_MAX;
-    fds[n++] = (struct pollfd){.fd = now_ns < r->accept_after_ns ? -1 : r->listener, .events = POLLIN};
-    if (now_ns < r->accept_after_ns)
-        *until_ns = r->accept_after_ns;
-    fds[n++] = (struct pollfd){.fd = r->datagrams, .events = POLLIN};
-    fds[n++] = (struct pollfd){.fd = r->wake, .events = POLLIN};
-    while (r->places && r->handshakes[r->places - 1].fd < 0)
-        r->places--;
-    for (unsigned i = 0; i < r->places; i++) {
-        const struct handshake *c = &r->handshakes[i];
-        fds[n++] = (struct pollfd){.fd = c->fd, .events = POLLIN};
-        if (c->fd >= 0 && c->until_ns < *until_ns)
-            *until_ns = c->until_ns;
-    }
     pthread_mutex_lock(&r->lock);
-    for (uint32_t i = 0; i < r->session_count; i++) {
-        const struct session *s = r->sessions[i];
-        uint64_t end_ns = session_end_ns(s);
-        fds[n++] = (struct pollfd){.fd = session_running(s) ? s->fd : -1, .events = session_events(s)};
-        if (session_waits(s) && now_ns + SESSION_LOOK_NS < end_ns)
-            end_ns = now_ns + SESSION_LOOK_NS;
-        if (session_running(s) && end_ns < *until_ns)
-            *until_ns = end_ns;
-    }
+    if (session_running(s))
+        session_heard(s);
+    if (session_running(s))
+        responder_tell(r, s->fd, 0, s); /* its end was all it had to say; a reset is told nevertheless */
+    else
+        epoll_ctl(r->epoll, EPOLL_CTL_DEL, s->fd, NULL);
     pthread_mutex_unlock(&r->lock);
-    return n;
+    r->look_ns = 0;
 }
 
-static inline void responder_watched(struct responder *r, const struct pollfd *fds, nfds_t n, uint64_t now_ns)
+static inline void responder_event(struct responder *r, void *what, uint64_t now_ns)
 {
     eventfd_t ignored;
-    uint32_t places = r->places; /* as they were watched */
-    if (fds[2].revents)
-        eventfd_read(r->wake, &ignored);
-    for (unsigned i = 0; i < places; i++) {
-        struct handshake *c = &r->handshakes[i];
-        if (c->fd < 0 || (fds[RESPONDER_OWN_FDS + i].revents && handshake_read(r, c, now_ns)) || now_ns < c->until_ns)
-            continue;
-        responder_counted(r, COUNT_TIMED_OUT);
-        handshake_close(c);
-    }
-    if (fds[0].revents)
+    struct handshake *c = (struct handshake *)what;
+    if (what == &r->listener) {
         responder_accept(r, now_ns);
-    if (fds[1].revents)
+    } else if (what == &r->datagrams) {
         responder_receive(r, now_ns);
+    } else if (what == &r->wake) {
+        eventfd_read(r->wake, &ignored);
+        r->look_ns = 0;
+    } else if (c < r->handshakes || c >= r->handshakes + RESPONDER_MAX_HANDSHAKES) {
+        responder_heard(r, (struct session *)what);
+    } else if (c->fd >= 0) {
+        handshake_read(r, c, now_ns);
+    }
+}
+
+/* End, free and look at what is due. Sessions are freed nowhere else: no event may still be about one. */
+static inline void responder_look(struct responder *r, uint64_t now_ns)
+{
+    r->look_ns = UINT64_MAX;
+    for (unsigned i = 0; i < RESPONDER_MAX_HANDSHAKES; i++) {
+        struct handshake *c = &r->handshakes[i];
+        if (c->fd >= 0 && now_ns >= c->until_ns) {
+            responder_counted(r, COUNT_TIMED_OUT);
+            handshake_close(c);
+        }
+        if (c->fd >= 0)
+            responder_look_at(r, c->until_ns);
+    }
+    if (r->accept_after_ns && now_ns >= r->accept_after_ns) {
+        r->accept_after_ns = 0;
+        responder_tell(r, r->listener, EPOLLIN, &r->listener);
+    }
+    if (r->accept_after_ns)
+        responder_look_at(r, r->accept_after_ns);
     pthread_mutex_lock(&r->lock);
-    for (nfds_t i = RESPONDER_OWN_FDS + places; i < n; i++)
-        for (uint32_t k = 0; fds[i].revents && k < r->session_count; k++)
-            if (r->sessions[k]->fd == fds[i].fd)
-                session_heard(r->sessions[k]);
     responder_reap(r, now_ns);
     pthread_mutex_unlock(&r->lock);
+}
+
+static inline int responder_wait_ms(const struct responder *r)
+{
+    uint64_t now_ns = clock_now_ns();
+    uint64_t left_ms = r->look_ns <= now_ns ? 0 : (r->look_ns - now_ns) / 1000000 + 1;
+    return left_ms > RESPONDER_WAIT_MS ? RESPONDER_WAIT_MS : (int)left_ms;
 }
 
 static inline void responder_loop(struct worker *w)
 {
     struct responder *r = (struct responder *)w;
-    struct pollfd fds[RESPONDER_OWN_FDS + RESPONDER_MAX_HANDSHAKES + RESPONDER_MAX_SESSIONS];
+    struct epoll_event events[RESPONDER_EVENTS];
     while (worker_running(w)) {
-        uint64_t until_ns, now_ns = clock_now_ns();
-        nfds_t n = responder_watch(r, fds, now_ns, &until_ns);
-        uint64_t left_ms = until_ns <= now_ns ? 0 : (until_ns - now_ns) / 1000000 + 1;
-        poll(fds, n, until_ns == UINT64_MAX ? -1 : left_ms > 60000 ? 60000 : (int)left_ms);
-        responder_watched(r, fds, n, clock_now_ns());
+        int n = epoll_wait(r->epoll, events, RESPONDER_EVENTS, responder_wait_ms(r));
+        uint64_t now_ns = clock_now_ns();
+        for (int i = 0; i < n; i++)
+            responder_event(r, events[i].data.ptr, now_ns);
+        if (now_ns >= r->look_ns)
+            responder_look(r, now_ns);
     }
 }
 
@@ -161,7 +168,7 @@ static inline int responder_listen(struct responder *r, const char *host, uint16
 /* Start the thread of a zeroed responder on port `port` (0: the kernel's choice). Returns 0 or -errno. */
 static inline int responder_open(struct responder *r, const char *host, uint16_t port, const char **call)
 {
-    r->wake = r->listener = r->datagrams = -1;
+    r->wake = r->epoll = r->listener = r->datagrams = -1;
     for (unsigned i = 0; i < RESPONDER_MAX_HANDSHAKES; i++)
         r->handshakes[i].fd = -1;
     pthread_mutex_init(&r->lock, NULL);
@@ -176,6 +183,15 @@ static inline int responder_open(struct responder *r, const char *host, uint16_t
     r->wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (r->wake < 0)
         return -errno;
+    *call = "epoll_create1";
+    r->epoll = epoll_create1(EPOLL_CLOEXEC);
+    if (r->epoll < 0)
+        return -errno;
+    *call = "epoll_ctl";
+    if (responder_tell(r, r->listener, EPOLLIN, &r->listener) || responder_tell(r, r->wake, EPOLLIN, &r->wake) ||
+        responder_tell(r, r->datagrams, EPOLLIN, &r->datagrams))
+        return -errno;
+    r->look_ns = UINT64_MAX;
     r->gate.go = 1;
     r->worker.gate = &r->gate;
     r->worker.loop = responder_loop;
@@ -305,8 +321,10 @@ static inline void responder_close(struct responder *r)
     admissions_clear(&r->admissions);
     if (r->wake >= 0)
         close(r->wake);
+    if (r->epoll >= 0)
+        close(r->epoll);
     responder_close_listeners(r);
-    r->wake = -1;
+    r->wake = r->epoll = -1;
 }
 
 #endif

@@ -22,10 +22,15 @@ cdef extern from "responder.h" nogil:
         COUNT_COMPLETED
         COUNT_CUT
         COUNT_COOKIES
+        COUNT_SHORT
+        RESPONDER_MAX_SESSIONS
+        RESPONDER_MAX_SERVICES
     struct responder:
         service_loop *serve
         int *grouped
         uint16_t port
+        const char *short_of
+        int short_errno
         uint64_t *counts
     int responder_open(responder *r, const char *host, uint16_t port, const char **call)
     uint32_t responder_sessions(responder *r)

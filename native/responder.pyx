@@ -1,5 +1,9 @@
 """Owner of one responder (responder.h): it serves the sessions it was told to admit, whatever Python does meanwhile."""
 
+import os
+from errno import EAGAIN, EMFILE, EUSERS
+from resource import RLIMIT_NOFILE, getrlimit
+
 from libc.stdint cimport uint8_t, uint16_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memset
@@ -10,9 +14,9 @@ from cvmprobe.native.clock cimport clock_now_ns
 from cvmprobe.native.counters cimport counter_read
 from cvmprobe.native.responder cimport (
     ADMISSION_MAX, ADMISSION_MAX_VALID_MS, COUNT_COMPLETED, COUNT_CONNECTIONS, COUNT_COOKIES, COUNT_CUT, COUNT_FORGED,
-    COUNT_HELLOS, COUNT_MALFORMED, COUNT_REFUSED, COUNT_REPLAYED, COUNT_SESSIONS, COUNT_TIMED_OUT, COUNT_UNKNOWN,
-    responder, responder_admit, responder_admit_any, responder_close, responder_open, responder_revoke,
-    responder_sessions, responder_spent,
+    COUNT_HELLOS, COUNT_MALFORMED, COUNT_REFUSED, COUNT_REPLAYED, COUNT_SESSIONS, COUNT_SHORT, COUNT_TIMED_OUT,
+    COUNT_UNKNOWN, RESPONDER_MAX_SERVICES, RESPONDER_MAX_SESSIONS, responder, responder_admit, responder_admit_any,
+    responder_close, responder_open, responder_revoke, responder_sessions, responder_spent,
 )
 from cvmprobe.native.session cimport (
     KIND_TCP_CRR, KIND_TCP_RR, KIND_TCP_STREAM, KIND_UDP_RR, KIND_UDP_STREAM, RESULT_UNKNOWN, SESSION_ID_BYTES,
@@ -41,6 +45,7 @@ COUNTS = {
     "completed": COUNT_COMPLETED,
     "cut": COUNT_CUT,
     "cookies": COUNT_COOKIES,
+    "short": COUNT_SHORT,
 }
 
 
@@ -144,6 +149,25 @@ cdef class Responder:
             active = responder_sessions(self._r)
         counts["active"] = active
         return counts
+
+    @property
+    def shortage(self):
+        """What was not to be had for the last one who could not be served (see the counter `short`); None: nothing."""
+        self._must_be_open()
+        cdef const char *call = self._r.short_of
+        if call is NULL:
+            return None
+        error = self._r.short_errno
+        if error == EUSERS:
+            reason = f"{RESPONDER_MAX_SESSIONS} sessions or {RESPONDER_MAX_SERVICES} threads are served already"
+        elif error == EMFILE:
+            soft, _ = getrlimit(RLIMIT_NOFILE)
+            reason = f"all {soft} descriptors are in use; raise RLIMIT_NOFILE, a session takes 3 and more"
+        elif error == EAGAIN:
+            reason = "no thread more is allowed; raise pids.max or RLIMIT_NPROC"
+        else:
+            reason = os.strerror(error)
+        return f"{call.decode()}: {reason}"
 
     def close(self):
         """Cut all sessions, join all threads; does nothing the second time."""

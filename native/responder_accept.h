@@ -27,10 +27,8 @@ static inline struct handshake *handshake_place(struct responder *r)
     struct handshake *oldest = &r->handshakes[0];
     for (unsigned i = 0; i < RESPONDER_MAX_HANDSHAKES; i++) {
         struct handshake *c = &r->handshakes[i];
-        if (c->fd < 0) {
-            r->places = i + 1 > r->places ? i + 1 : r->places;
+        if (c->fd < 0)
             return c;
-        }
         if (c->until_ns < oldest->until_ns)
             oldest = c;
     }
@@ -145,13 +143,24 @@ static inline void responder_set_listener(int fd)
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
 }
 
+/* Let others come while there is no descriptor for them, and look again soon. */
+static inline void responder_pause(struct responder *r, uint64_t now_ns)
+{
+    r->accept_after_ns = now_ns + RESPONDER_PAUSE_NS;
+    responder_look_at(r, r->accept_after_ns);
+    responder_tell(r, r->listener, 0, &r->listener);
+}
+
 static inline void responder_accept(struct responder *r, uint64_t now_ns)
 {
     for (unsigned i = 0; i < RESPONDER_MAX_HANDSHAKES; i++) {
         int fd = accept4(r->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd < 0) {
-            if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
-                r->accept_after_ns = now_ns + RESPONDER_PAUSE_NS;
+            int error = -errno;
+            if (error == -EMFILE || error == -ENFILE || error == -ENOBUFS || error == -ENOMEM) {
+                responder_ran_short(r, "accept a connection", error);
+                responder_pause(r, now_ns);
+            }
             return;
         }
         struct handshake *c = handshake_place(r);
@@ -159,9 +168,13 @@ static inline void responder_accept(struct responder *r, uint64_t now_ns)
         c->received = 0;
         c->until_ns = now_ns + RESPONDER_HELLO_NS;
         responder_counted(r, COUNT_CONNECTIONS);
-        handshake_read(r, c, now_ns);
+        if (!handshake_read(r, c, now_ns)) {
+            responder_look_at(r, c->until_ns);
+            if (responder_tell(r, c->fd, EPOLLIN, c))
+                handshake_close(c);
+        }
         if (r->short_sessions)
-            return; /* the next one has hardly come by now, and poll tells of it */
+            return; /* the next one has hardly come by now, and epoll tells of it */
     }
 }
 

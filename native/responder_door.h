@@ -11,6 +11,7 @@
 #include <linux/tcp.h>
 #include <netdb.h>
 #include <netinet/in.h>
+#include <sys/epoll.h>
 
 #include "admission.h"
 #include "keepalive.h"
@@ -18,9 +19,9 @@
 #include "socket_options.h"
 #include "udp_socket.h"
 
-#define RESPONDER_MAX_HANDSHAKES 128
-#define RESPONDER_MAX_SESSIONS 256
-#define RESPONDER_MAX_SERVICES 1024
+#define RESPONDER_MAX_HANDSHAKES 512
+#define RESPONDER_MAX_SESSIONS 2048
+#define RESPONDER_MAX_SERVICES 4096 /* threads */
 #define RESPONDER_KINDS 16
 #define RESPONDER_HELLO_NS UINT64_C(2000000000)
 #define RESPONDER_PAUSE_NS UINT64_C(50000000) /* without descriptors, before accepting again */
@@ -38,6 +39,7 @@ enum responder_count {
     COUNT_COMPLETED,
     COUNT_CUT,
     COUNT_COOKIES,
+    COUNT_SHORT, /* times that descriptors, threads or memory were not to be had */
     RESPONDER_COUNTS,
 };
 
@@ -58,12 +60,16 @@ struct responder {
     int datagrams; /* UDP, on the same port */
     uint16_t port;
     int wake;
+    int epoll;
     uint8_t cookie_secret[SHA256_BYTES];
-    uint64_t accept_after_ns;
+    uint64_t accept_after_ns; /* 0: now */
+    uint64_t look_ns;         /* when something may have to be ended or looked at */
+    const char *short_of;     /* atomic: the call that failed last for want of something; a literal */
+    int short_errno;
     uint64_t counts[RESPONDER_COUNTS]; /* single writer: the responder's thread */
     struct handshake handshakes[RESPONDER_MAX_HANDSHAKES];
-    uint32_t places; /* from here on there are no handshakes */
     uint32_t short_sessions; /* of tcp_crr */
+    struct node_cpu node; /* as looked at last, for all sessions */
     pthread_mutex_t lock; /* guards what follows */
     struct admissions admissions;
     struct session *sessions[RESPONDER_MAX_SESSIONS];
@@ -74,6 +80,34 @@ struct responder {
 static inline void responder_counted(struct responder *r, enum responder_count what)
 {
     counter_add(&r->counts[what], 1);
+}
+
+/* Keep why somebody could not be served whom there was no reason to refuse. Returns whether that is what happened. */
+static inline int responder_ran_short(struct responder *r, const char *call, int error)
+{
+    if (error != -EMFILE && error != -ENFILE && error != -EAGAIN && error != -ENOMEM && error != -ENOBUFS &&
+        error != -EUSERS)
+        return 0;
+    r->short_errno = -error;
+    __atomic_store_n(&r->short_of, call, __ATOMIC_RELEASE);
+    responder_counted(r, COUNT_SHORT);
+    return 1;
+}
+
+/* Tell of a socket by `what` (a handshake, a session, one of our own), or of other `events` of it. Returns 0 or -errno. */
+static inline int responder_tell(struct responder *r, int fd, uint32_t events, void *what)
+{
+    struct epoll_event e = {.events = events, .data.ptr = what};
+    if (!epoll_ctl(r->epoll, EPOLL_CTL_ADD, fd, &e))
+        return 0;
+    return errno == EEXIST && !epoll_ctl(r->epoll, EPOLL_CTL_MOD, fd, &e) ? 0 : -errno;
+}
+
+/* Look at everything again at this time at the latest. */
+static inline void responder_look_at(struct responder *r, uint64_t at_ns)
+{
+    if (at_ns < r->look_ns)
+        r->look_ns = at_ns;
 }
 
 /* -- sessions; the lock is held -- */
@@ -134,14 +168,33 @@ static inline void responder_defer_accept(struct responder *r, int seconds)
     setsockopt(r->listener, IPPROTO_TCP, TCP_DEFER_ACCEPT, &seconds, sizeof seconds);
 }
 
+/* When this session may have to be ended or looked at. */
+static inline uint64_t responder_due(const struct session *s, uint64_t now_ns)
+{
+    uint64_t end_ns = session_running(s) ? session_end_ns(s) : UINT64_MAX;
+    return session_waits(s) && now_ns + SESSION_LOOK_NS < end_ns ? now_ns + SESSION_LOOK_NS : end_ns;
+}
+
+/* Look at the node for a session, with one look for all that want one. */
+static inline void responder_look_for(struct responder *r, struct session *s, uint64_t now_ns)
+{
+    if (!session_wants_look(s, now_ns))
+        return;
+    if (now_ns >= r->node.at_ns + SESSION_LOOK_NS / 2)
+        r->node = node_cpu_read();
+    session_look(s, &r->node);
+}
+
+/* End what is due, free what is over, and note when to look again. */
 static inline void responder_reap(struct responder *r, uint64_t now_ns)
 {
     for (uint32_t i = 0; i < r->session_count;) {
         struct session *s = r->sessions[i];
         if (now_ns >= session_end_ns(s))
             session_cut(s);
-        session_look(s, now_ns);
+        responder_look_for(r, s, now_ns);
         if (!session_over(s)) {
+            responder_look_at(r, responder_due(s, now_ns));
             i++;
             continue;
         }
@@ -169,7 +222,7 @@ static inline int responder_open_session(struct responder *r, struct admission *
 {
     struct session_terms terms;
     memcpy(&terms, c->data + sizeof *h, sizeof terms);
-    if (!session_terms_sound(h->kind, &terms))
+    if (!session_terms_sound(h->kind, &terms) || !r->serve[h->kind])
         return -EINVAL;
     responder_cut(a); /* the initiator has begun anew; what was left of it is stale */
     uint32_t threads = session_threads(&terms, r->grouped[h->kind]);
@@ -185,6 +238,13 @@ static inline int responder_open_session(struct responder *r, struct admission *
     s->wake = r->wake;
     s->tally.limit = a->max_bytes - a->spent_bytes;
     s->deadline_ns = responder_deadline(a, &terms, now_ns);
+    int error = responder_tell(r, c->fd, EPOLLIN | EPOLLRDHUP, s);
+    if (error) {
+        s->fd = -1; /* still the caller's */
+        session_free(s);
+        return error;
+    }
+    responder_look_at(r, now_ns);
     r->sessions[r->session_count++] = s;
     r->service_count += s->threads;
     if (h->kind == KIND_TCP_CRR && !r->short_sessions++)
@@ -234,7 +294,7 @@ static inline int responder_start_datagrams(struct session *s, const struct admi
     return error;
 }
 
-static inline int responder_start_service(const struct admission *a, const struct handshake *c,
+static inline int responder_start_service(struct responder *r, const struct admission *a, const struct handshake *c,
                                           const struct hello *h)
 {
     struct session *s = responder_running(a);
@@ -244,6 +304,7 @@ static inline int responder_start_service(const struct admission *a, const struc
         return responder_start_datagrams(s, a, c->way, h);
     if (s->services[h->index - 1].fd >= 0)
         return -ENOENT;
+    epoll_ctl(r->epoll, EPOLL_CTL_DEL, c->fd, NULL); /* it may have been waited for */
     fcntl(c->fd, F_SETFL, fcntl(c->fd, F_GETFL) & ~O_NONBLOCK);
     int error = responder_set_options(s, a, c->fd, h);
     if (!error)
@@ -261,9 +322,11 @@ static inline int responder_let_in(struct responder *r, struct admission *a, con
     if (!error && (h->kind != a->kind || (c->way != NULL) != (h->index && session_kind_is_udp(h->kind))))
         error = -EPROTO;
     if (!error)
-        error = h->index ? responder_start_service(a, c, h) : responder_open_session(r, a, c, h, now_ns);
+        error = h->index ? responder_start_service(r, a, c, h) : responder_open_session(r, a, c, h, now_ns);
     if (error && error != -EALREADY)
         responder_counted(r, COUNT_REFUSED);
+    if (error && responder_ran_short(r, h->index ? "start a service" : "open a session", error) && h->index)
+        responder_cut(a); /* it will never be complete: its initiator learns it now */
     return error;
 }
 

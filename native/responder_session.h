@@ -101,12 +101,6 @@ static inline void session_heard(struct session *s)
         session_cut(s);
 }
 
-/* What to watch a control socket for: after its FIN only for errors. */
-static inline short session_events(const struct session *s)
-{
-    return s->tally.ended_ns ? 0 : POLLIN | POLLRDHUP;
-}
-
 /* Write all of it to a socket that does not block, unless the session is cut or `until_ns` passes. */
 static inline int session_send(const struct session *s, const void *data, size_t size, uint64_t until_ns)
 {
@@ -135,13 +129,16 @@ static inline int session_waits(const struct session *s)
            !__atomic_load_n(&s->tally.first_sent_ns, __ATOMIC_RELAXED);
 }
 
-/* Look at the node as long as there is no payload. From the responder's own thread: it may take its time. */
-static inline void session_look(struct session *s, uint64_t now_ns)
+static inline int session_wants_look(const struct session *s, uint64_t now_ns)
 {
-    if (!session_waits(s) || now_ns - s->looks[s->look].at_ns < SESSION_LOOK_NS)
-        return;
+    return session_waits(s) && now_ns >= s->looks[s->look].at_ns + SESSION_LOOK_NS;
+}
+
+/* Keep a look at the node, which is newer than the one before. From the responder's own thread. */
+static inline void session_look(struct session *s, const struct node_cpu *node)
+{
     uint32_t next = !s->look;
-    s->looks[next] = node_cpu_read();
+    s->looks[next] = *node;
     if (!s->armed.at_ns)
         s->armed = s->looks[next];
     __atomic_store_n(&s->look, next, __ATOMIC_RELEASE);
@@ -296,7 +293,8 @@ static inline void session_free(struct session *s)
         if (s->services[i].fd >= 0)
             close(s->services[i].fd);
     }
-    close(s->fd);
+    if (s->fd >= 0)
+        close(s->fd);
     free(s->services);
     free(s->bins);
     explicit_bzero(s, sizeof *s);

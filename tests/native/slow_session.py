@@ -137,10 +137,10 @@ class SlowInitiator:
         self.nonce = os.urandom(16)
         self.sockets: list[socket.socket] = []
         self.series: list[list[int]] = []  # all of them, once the results are read
-        for index in range(terms.sockets + 1):
-            nonce = os.urandom(16) if index else self.nonce
-            hello = ticket.hello(index, nonce, self.nonce, None if index else terms)
-            self.sockets.append(self.dial_udp(hello) if index and self.udp else self.dial(hello))
+        self.sockets.append(self.dial(ticket.hello(0, self.nonce, self.nonce, terms)))
+        for index in range(1, terms.sockets + 1):
+            hello = ticket.hello(index, os.urandom(16), self.nonce)
+            self.sockets.append(self.dial_udp_patiently(index) if self.udp else self.dial(hello))
 
     @property
     def udp(self) -> bool:
@@ -154,13 +154,24 @@ class SlowInitiator:
         assert answer == self.ticket.reply(hello), f"{hello!r} was answered {answer!r}"
         return sock
 
-    def dial_udp(self, hello: bytes) -> socket.socket:
-        sock = connect_udp(self.port)
-        sock.send(cookie_datagram())
-        cookie = sock.recv(100)
-        assert cookie == cookie_datagram(cookie[8:])
-        sock.send(cookie + hello)
-        assert sock.recv(100) == self.ticket.reply(hello)
+    def dial_udp_patiently(self, index: int) -> socket.socket:
+        """Dial anew where an opening is lost: the socket that is made for another's may catch it."""
+        for _ in range(PATIENCE_S):
+            with contextlib.suppress(TimeoutError):
+                return self.dial_udp(self.ticket.hello(index, os.urandom(16), self.nonce), 1)
+        raise AssertionError(f"data socket {index} is not answered")
+
+    def dial_udp(self, hello: bytes, patience_s: int = PATIENCE_S) -> socket.socket:
+        with contextlib.ExitStack() as unless_answered:
+            sock = unless_answered.enter_context(connect_udp(self.port))
+            sock.settimeout(patience_s)
+            sock.send(cookie_datagram())
+            cookie = sock.recv(100)
+            assert cookie == cookie_datagram(cookie[8:])
+            sock.send(cookie + hello)
+            assert sock.recv(100) == self.ticket.reply(hello)
+            sock.settimeout(PATIENCE_S)
+            unless_answered.pop_all()
         return sock
 
     def datagram(self, index: int, sequence: int, size: int = 16) -> bytes:

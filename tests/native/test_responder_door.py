@@ -16,6 +16,7 @@ from cvmprobe.native.responder import Responder
 from cvmprobe.probes.responder import Responder as Face
 
 SOON_S = 10  # far less than what would happen without what is tested, on a loaded machine too
+SILENT = 600  # more than there are places for those who have said no hello yet
 
 
 # -- wrong hellos --
@@ -132,7 +133,7 @@ def test_no_allowance_is_no_session(responder):
 
 def test_silent_peers_hold_up_nobody(responder):
     """More of them than there are places: the oldest gives way."""
-    silent = [connect(responder.port) for _ in range(200)]
+    silent = [connect(responder.port) for _ in range(SILENT)]
     try:
         for _ in range(3):
             with SlowInitiator(responder.port, admit(responder, Ticket()), Terms()) as initiator:
@@ -143,7 +144,7 @@ def test_silent_peers_hold_up_nobody(responder):
     finally:
         for sock in silent:
             sock.close()
-    assert responder.counters()["timed_out"] == 200
+    assert responder.counters()["timed_out"] == SILENT
 
 
 def test_a_peer_that_reads_nothing_holds_up_nobody(responder):
@@ -191,18 +192,19 @@ def test_many_sessions_at_once_leave_nothing(responder):
     until(lambda: (descriptors(), threads()) == before, "all descriptors and threads are back")
 
 
-def test_more_sessions_than_there_is_room_for_are_refused(responder):
-    terms = Terms(sockets=1, duration_ms=0, response_bytes=1)
-    nonces, socks = [], []
-    for _ in range(257):
-        ticket = admit(responder, Ticket("tcp_rr"))
-        nonce = os.urandom(16)
+def test_more_threads_than_there_is_room_for_are_refused(responder):
+    """Room for them is taken by the control hello: 64 sessions of 64 streams are all there may be."""
+    answered, socks = [], []
+    for _ in range(65):
+        ticket = admit(responder, Ticket())
         socks.append(connect(responder.port))
-        socks[-1].sendall(ticket.hello(0, nonce, nonce, terms))
-        nonces.append(len(read_exactly(socks[-1], 64)))
+        socks[-1].sendall(hello_of(ticket, Terms(sockets=64)))
+        answered.append(len(read_exactly(socks[-1], 64)))
+    assert answered == [64] * 64 + [0]
+    assert responder.counters()["short"] == 1
+    assert "4096 threads" in responder.shortage
     for sock in socks:
         sock.close()
-    assert nonces == [64] * 256 + [0]
 
 
 def test_a_session_whose_data_sockets_never_come_is_cut(responder):

@@ -33,5 +33,9 @@ class Responder:
     def counters(self) -> dict[str, int]:
         """Return what has happened so far, monotone, and ``active``: the sessions that are open now."""
 
+    @property
+    def shortage(self) -> str | None:
+        """What was lacking for the last one who could not be served (counter ``short``), and what to do about it."""
+
     def close(self) -> None:
         """Cut all sessions, join all threads; does nothing the second time. No other call may be under way."""

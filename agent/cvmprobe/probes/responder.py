@@ -1,5 +1,6 @@
 """The end that is measured against: it serves the sessions it was told to admit."""
 
+import resource
 import threading
 from collections.abc import Mapping
 
@@ -17,6 +18,8 @@ class Responder:
     """
 
     def __init__(self, host: str, port: int) -> None:
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a session takes 3 descriptors and more
         self._native = NativeResponder(host, port)
         self._using = threading.Lock()  # the native one must not be closed while it is used
         self._parts: dict[bytes, tuple[bytes, ...]] = {}  # sessions of those admitted that are two at once
@@ -60,6 +63,11 @@ class Responder:
         """Return connections, hellos, sessions and refusals so far, and how many sessions are ``active``."""
         with self._using:
             return self._native.counters()
+
+    def shortage(self) -> str | None:
+        """Return what was lacking for the last one who could not be served, and what to do; None while all is well."""
+        with self._using:
+            return self._native.shortage
 
     def close(self) -> None:
         """Cut all sessions and stop listening; does nothing the second time."""

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import rr
 import stream
+import udp
 from pairs import Comparison, compare, print_comparison, write_json
 from peers import OurResponder, version_of
 
 RESULT = Path("build/bench/network.json")
-CASES = [*stream.CASES, *rr.CASES]
+CASES = [*stream.CASES, *rr.CASES, *udp.CASES]
 
 
 def main() -> None:

@@ -23,8 +23,10 @@ SUITE = scaled(load_suite("full"), 0.01)
 STEPS = [step for step in SUITE.steps if step.path is Path.LOOPBACK]
 COLUMNS = {
     Probe.TCP_RR: ["rate", "p50", "p90", "p99"],
-    Probe.TCP_CRR: ["rate", "p50", "p90", "p99"],
+    Probe.TCP_CRR: ["connections", "p50", "p90", "p99", "connect p50", "first byte p99"],
+    Probe.UDP_RR: ["rate", "p50", "p90", "p99", "lost"],
     Probe.TCP_STREAM: ["throughput"],
+    Probe.UDP_STREAM: ["throughput", "lost"],
     Probe.LOADED_RR: ["idle p50", "idle p99", "loaded p50", "loaded p99", "p99 ratio", "throughput"],
 }
 

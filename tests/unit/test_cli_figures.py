@@ -182,3 +182,53 @@ def test_what_is_unknown_is_no_zero():
 
 def test_a_window_of_no_length_has_no_rate():
     assert figures_of_window(replace(STREAM, duration_ns=0)).bytes_per_s is None
+
+
+def figures_of(probe, counters, histograms=None):
+    return next(iter(figures_of_summaries(summarize([window(probe, TO_B, {}, counters, histograms)])).values()))
+
+
+@pytest.mark.parametrize(
+    ("probe", "counters", "lost"),
+    [
+        (Probe.UDP_STREAM, {"sent_datagrams": 100, "lost_datagrams": 5}, 0.05),
+        (
+            Probe.UDP_STREAM,
+            {
+                "sent_datagrams": 100,
+                "lost_datagrams": 5,
+                "reverse_sent_datagrams": 300,
+                "reverse_lost_datagrams": 5,
+            },
+            0.025,
+        ),
+        (Probe.UDP_RR, {"requests": 200, "timeouts": 6, "late_responses": 2}, 0.02),
+    ],
+)
+def test_what_never_arrived_is_a_share(probe, counters, lost):
+    assert figures_of(probe, counters).lost == pytest.approx(lost)
+    assert f" {lost:.3%}"[:-1] in "\n".join(rendered([window(probe, TO_B, {}, counters)]))
+
+
+def test_what_cannot_be_lost_has_no_such_column():
+    assert figures_of(Probe.TCP_RR, {"transactions": 5}).lost is None
+    assert "lost" not in "\n".join(rendered([RR]))
+
+
+def test_a_load_is_held_against_the_idle_half():
+    idle, loaded = Histogram(buckets={256 * 14: 5_000}), Histogram(buckets={256 * 16: 5_000})
+    shown = rendered(
+        [
+            window(Probe.LOADED_RR, TO_B, {}, {}, {"idle_latency_ns": idle}),
+            window(Probe.LOADED_RR, TO_B, {}, {"receiver_bytes": 625_000_000}, {"loaded_latency_ns": loaded}),
+        ]
+    )
+    row = next(line for line in shown if line.startswith("local-a"))
+    assert row.split()[3:10] == ["16.4", "16.4", "65.4", "65.4", "4.00", "4.00", "10.00"]
+
+
+def test_connections_have_steps():
+    steps = {name: Histogram(buckets={256 * 14: 5_000}) for name in ("latency_ns", "connect_ns", "first_byte_ns")}
+    shown = "\n".join(rendered([window(Probe.TCP_CRR, TO_B, {}, {"transactions": 5_000}, steps)]))
+    for title in ("connections", "connect p50", "first byte p99"):
+        assert title in shown

@@ -33,6 +33,7 @@ _UNIT: Final = "unit_fs"
 _FS_PER_NS: Final = 1e6
 _LATENCIES: Final = ("latency_ns", "commit_ns", "total_ns")
 _HALVES: Final = {"idle": "idle_latency_ns", "loaded": "loaded_latency_ns"}
+_PARTS: Final = {**_HALVES, "connect": "connect_ns", "first byte": "first_byte_ns"}
 _TRIPS_OF_HALVES: Final = ("idle_transactions", "loaded_transactions")
 POINTS: Final = (0.5, 0.9, 0.99)
 
@@ -57,7 +58,8 @@ class Figures:
     operations_per_s: float | None = None
     quantiles: Mapping[float, float] = field(default_factory=dict)
     operations: int | None = None  # behind the quantiles
-    halves: Mapping[str, Mapping[float, float]] = field(default_factory=dict)  # quantiles by idle and loaded
+    parts: Mapping[str, Mapping[float, float]] = field(default_factory=dict)  # quantiles of halves, or of steps
+    lost: float | None = None  # share of the datagrams, or of the requests
     unit_ns: float | None = None  # time of one unit of fixed work: the mean of ``repetitions``
     unit_margin_ns: float | None = None  # half of its 95 % interval; None below two repetitions
     repetitions: int | None = None
@@ -147,7 +149,8 @@ def _figures(metrics: Mapping[str, Summary]) -> Figures:
         operations_per_s=_operations_per_s(rates),
         quantiles={} if latency is None else latency.quantiles,
         operations=None if latency is None else latency.count,
-        halves={half: metrics[name].quantiles for half, name in _HALVES.items() if name in metrics},
+        parts={part: metrics[name].quantiles for part, name in _PARTS.items() if name in metrics},
+        lost=_lost(rates),
         unit_ns=None if unit is None else _times(unit.mean, 1 / _FS_PER_NS),
         unit_margin_ns=None if unit is None else _margin_ns(unit),
         repetitions=None if unit is None else unit.count,
@@ -181,6 +184,16 @@ def _operations_per_s(rates: Mapping[str, float]) -> float | None:
 def _late(rates: Mapping[str, float]) -> float | None:
     operations = _operations_per_s(rates)
     return rates["late_operations"] / operations if operations and "late_operations" in rates else None
+
+
+def _lost(rates: Mapping[str, float]) -> float | None:
+    """Return the share of the datagrams that never arrived; of round trips, of those that were never answered."""
+    if "requests" in rates:
+        unanswered = rates.get("timeouts", 0) - rates.get("late_responses", 0)
+        return max(0.0, unanswered) / rates["requests"] if rates["requests"] else None
+    ways = [way for way in ("", "reverse_") if f"{way}lost_datagrams" in rates and f"{way}sent_datagrams" in rates]
+    sent = sum(rates[f"{way}sent_datagrams"] for way in ways)
+    return sum(rates[f"{way}lost_datagrams"] for way in ways) / sent if sent else None
 
 
 def _sum(rates: Mapping[str, float], names: Sequence[str]) -> float | None:

@@ -20,6 +20,8 @@ _BYTES: Final = {  # counter: title, unit, factor
 _COUNTS: Final = {
     "retransmitted_segments": "retransmitted",
     "timeouts": "timeouts",
+    "lost_datagrams": "lost",
+    "reverse_lost_datagrams": "lost back",
 }
 _STREAMS: Final = 8  # with more of them a line would not fit
 _WIDTH: Final = 9

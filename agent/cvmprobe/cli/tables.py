@@ -62,10 +62,12 @@ def _columns(rows: list[_Row], *, places: bool = True) -> list[Column[_Row]]:
     if places:
         columns += [_FROM, _VOLUME] if disk else [_FROM, _TO, _PATH]
     if any(row.figures.operations_per_s is not None for row in rows):
-        columns.append(_IOPS if disk else _TRIPS)
-    columns += _HALVES if any(row.figures.halves for row in rows) else []
+        connections = all(row.key.probe is Probe.TCP_CRR for row in rows)
+        columns.append(_IOPS if disk else _CONNECTIONS if connections else _TRIPS)
+    columns += _parts(rows)
     if any(row.figures.bytes_per_s is not None for row in rows):
         columns.append(_DISK_THROUGHPUT if disk else _THROUGHPUT)
+    columns += [_LOST] if any(row.figures.lost is not None for row in rows) else []
     columns += [*_QUANTILES, _LATE, _N] if latency else [_WINDOWS]
     return [*columns, _FLAGS]
 
@@ -116,6 +118,10 @@ _TO: Column[_Row] = Column("to", lambda row: short(row.key.target))
 _PATH: Column[_Row] = Column("path", lambda row: row.key.path or DASH)
 _VOLUME: Column[_Row] = Column("volume", lambda row: short(row.key.target))
 _TRIPS: Column[_Row] = Column("rate", _number(lambda figures: figures.operations_per_s, ",.0f"), unit="1/s", right=True)
+_CONNECTIONS: Column[_Row] = Column(
+    "connections", _number(lambda figures: figures.operations_per_s, ",.0f"), unit="1/s", right=True
+)
+_LOST: Column[_Row] = Column("lost", _number(lambda figures: _times(figures.lost, 100), ".3f"), unit="%", right=True)
 _IOPS: Column[_Row] = Column("IOPS", _number(lambda figures: figures.operations_per_s, ",.0f"), unit="1/s", right=True)
 _THROUGHPUT: Column[_Row] = Column(
     "throughput", _number(lambda figures: _times(figures.bytes_per_s, 8e-9), ".2f"), unit="Gbit/s", right=True
@@ -125,22 +131,28 @@ _DISK_THROUGHPUT: Column[_Row] = Column(
 )
 
 
-def _half(half: str, q: float) -> Column[_Row]:
-    def cell(row: _Row) -> str:
-        return microseconds(row.figures.halves.get(half, {}).get(q))
+def _parts(rows: list[_Row]) -> list[Column[_Row]]:
+    """Return the columns of what a probe tells apart: halves of its time with their ratio, or steps."""
+    names = dict.fromkeys(name for row in rows for name in row.figures.parts)
+    columns = [_part(name, q) for name in names for q in (0.5, 0.99)]
+    return [*columns, _ratio(0.5), _ratio(0.99)] if "loaded" in names else columns
 
-    return Column(f"{half} p{q * 100:g}", cell, unit="µs", right=True)
+
+def _part(part: str, q: float) -> Column[_Row]:
+    def cell(row: _Row) -> str:
+        return microseconds(row.figures.parts.get(part, {}).get(q))
+
+    return Column(f"{part} p{q * 100:g}", cell, unit="µs", right=True)
 
 
 def _ratio(q: float) -> Column[_Row]:
     def cell(row: _Row) -> str:
-        idle, loaded = (row.figures.halves.get(half, {}).get(q) for half in ("idle", "loaded"))
+        idle, loaded = (row.figures.parts.get(half, {}).get(q) for half in ("idle", "loaded"))
         return f"{loaded / idle:.2f}" if idle and loaded else DASH
 
     return Column(f"p{q * 100:g} ratio", cell, right=True)
 
 
-_HALVES: Final = [*(_half(half, q) for half in ("idle", "loaded") for q in (0.5, 0.99)), _ratio(0.5), _ratio(0.99)]
 _QUANTILES: Final = tuple(_point(q) for q in POINTS)
 _LATE: Column[_Row] = Column("late", _number(lambda figures: _times(figures.late, 100), ".2f"), unit="%", right=True)
 _N: Column[_Row] = Column("n", _number(lambda figures: figures.operations, ",d"), right=True)
@@ -176,7 +188,7 @@ def _footnotes(rows: Iterable[Figures]) -> list[str]:
         notes.append("n: operations behind the quantiles; late: paced operations that started over 1 ms late")
     if any(figures.operations is not None and not figures.quantiles.keys() >= set(POINTS) for figures in kept):
         notes.append(f"{DASH} for a quantile q: fewer than 10 of the n operations lie above it, so it is not shown")
-    if any(figures.halves for figures in kept):
+    if any("loaded" in figures.parts for figures in kept):
         notes.append(
             "idle: round trips alone; loaded: beside the stream, whose throughput stands there; ratio: of both"
         )

@@ -196,3 +196,17 @@ def test_the_block_device_counts_at_least_what_we_read(disk_dir):
     assert result.totals["block_read_bytes"] >= result.totals["read_bytes"] - 32 * 4096
     assert result.totals["block_reads"] > 0
     assert result.windows[0].facts["block_device"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"block_bytes": MIB, "depth": 1024}, "depth 1024 x block_bytes 1048576 needs more than"),
+        ({"verify": "true", "depth": 512}, "too small to verify 512 operations"),
+    ],
+)
+def test_what_the_engine_cannot_do_is_refused_before_anything_is_written(disk_dir, monkeypatch, asked, message):
+    monkeypatch.setattr("cvmprobe.probes.disk.prepare", None)
+    _, result = run(setup(disk_dir, **asked))
+    assert isinstance(result.error, UsageError)
+    assert re.search(message, str(result.error))

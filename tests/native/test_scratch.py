@@ -70,10 +70,11 @@ def test_where_unnamed_files_are_not_to_be_had_the_name_goes_at_once(disk_dir, m
     file.close()
 
 
-def test_nothing_is_left_after_kill_9(disk_dir):
+@pytest.mark.parametrize("make", ["prepare", "allocate"])
+def test_nothing_is_left_after_kill_9(disk_dir, make):
     code = (
         "import sys, pathlib, signal\nfrom cvmprobe.probes import scratch\n"
-        "file = scratch.prepare(pathlib.Path(sys.argv[1]), 1 << 20, max_bytes=1 << 20)\n"
+        f"file = scratch.{make}(pathlib.Path(sys.argv[1]), 1 << 20, max_bytes=1 << 20)\n"
         "print(file.fd, flush=True)\nsignal.pause()"
     )
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))

@@ -60,8 +60,9 @@ class _DiskFace:
         return ("reads", "writes") if self._load.rate_per_s else ()
 
     def open(self, stopping: Callable[[], bool]) -> "Engine":
-        self._prepare_files(stopping)
         run = secrets.randbits(63) | 1 if self._load.verify else 0
+        self._make_engine(run)  # refuses what it cannot do before anything is written
+        self._prepare_files(stopping)
         if run:
             self._lay_headers(run, stopping)
         self._device = BlockDevice(self._files[0].fd)
@@ -138,7 +139,7 @@ class _DiskFace:
 
         load, setup = self._load, self._setup
         return Disk(
-            fds=[file.fd for file in self._files],
+            fds=[file.fd for file in self._files] or [-1] * load.workers,
             file_bytes=load.file_bytes,
             block_bytes=load.block_bytes,
             depth=load.depth,
@@ -156,7 +157,7 @@ class _DiskFace:
             seed=secrets.randbits(64),
             ring_rows=_SAMPLE_ROWS if setup.raw_samples else 0,
             duration_ms=setup.duration_ms,
-            notes={**self._files[0].facts, **(self._device.facts if self._device else {})},
+            notes={**(self._files[0].facts if self._files else {}), **(self._device.facts if self._device else {})},
         )
 
     def _lay_headers(self, run: int, stopping: Callable[[], bool]) -> None:

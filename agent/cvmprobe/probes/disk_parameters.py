@@ -41,7 +41,7 @@ class DiskParameters(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     depth: Annotated[
         Annotated[int, Meta(ge=1, le=1024)] | None,
-        Meta(description="operations in flight per worker; 32 unless given, wal: 1"),
+        Meta(description="operations in flight per worker; 32 unless given, wal: 1; threads hold 128, sync 1"),
     ] = None
     workers: Annotated[int, Meta(ge=1, le=64, description="threads, each with a file of its own")] = 1
     file_bytes: Annotated[int, Meta(ge=_MIB, le=1 << 40, description="size of each scratch file")] = 256 * _MIB

@@ -25,6 +25,14 @@ class Group:
         for way in ("read", "write"):
             (self.place / f"blkio.throttle.{way}_iops_device").write_text(f"{device} {iops}")
 
+    def served(self, device: str) -> int:
+        """How many reads and writes of who is in the group the kernel has passed on to ``device``."""
+        stat = self.place / ("io.stat" if self.unified else "blkio.throttle.io_serviced")
+        rows = [line.split() for line in stat.read_text().splitlines() if line.startswith(f"{device} ")]
+        if self.unified:
+            return sum(int(word.partition("=")[2]) for row in rows for word in row if word.startswith(("rios", "wios")))
+        return sum(int(count) for _, way, count in rows if way in ("Read", "Write"))
+
     def limit_cpu(self, share: float) -> None:
         """Let who is in the group use this share of one CPU, in periods of 100 ms."""
         period_us = 100_000

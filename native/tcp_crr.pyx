@@ -250,7 +250,7 @@ cdef void tcp_crr_loop(worker *w) noexcept nogil:
         await_results(w, c.session)
         return
     connect_loop(c)
-    if worker_running(w):
+    if worker_running(w) and not w.error_call:
         shutdown(c.session.fds[1], SHUT_WR)
 
 

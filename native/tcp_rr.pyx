@@ -265,7 +265,7 @@ cdef void tcp_rr_loop(worker *w) noexcept nogil:
     call_loop(c)
     for i in range(c.all.count):
         tcp_path_read(&c.all.line[i].path, c.all.line[i].fd, clock_now_ns())
-        if worker_running(w):
+        if worker_running(w) and not w.error_call:
             shutdown(c.all.line[i].fd, SHUT_WR)
 
 

@@ -11,7 +11,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from tests.bench.short_run import COMPUTE, NETWORK, sides
+from short_run import COMPUTE, NETWORK, sides
 
 from cvmprobe.analysis import Verdict, compare
 

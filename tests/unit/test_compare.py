@@ -100,6 +100,25 @@ def test_latencies_are_compared_by_the_quantiles_that_each_repeat_carries():
     assert rows[0].contrast.ratio == pytest.approx(2, rel=1e-3)
 
 
+def datagrams(repeat, lost):
+    instance = Instance(f"u{repeat}", Probe.UDP_STREAM, A, EndpointTarget(B, Path.LOOPBACK), Direction.FORWARD, repeat)
+    return [window(instance, counters={"receiver_bytes": 10**6, "sent_datagrams": 1000, "lost_datagrams": lost})]
+
+
+@pytest.mark.parametrize(("lost", "verdict"), [(0, Verdict.SAME), (100, Verdict.WORSE)])
+def test_loss_is_compared_by_what_was_not_lost(lost, verdict):
+    before, after = ([one for repeat in range(1, 6) for one in datagrams(repeat, share)] for share in (0, lost))
+    verdicts = {row.quantity.metric: row.verdict for row in compare(side(before), side(after), min_effect=0.02)}
+    assert verdicts == {"receiver_bytes": Verdict.SAME, "lost_datagrams": verdict}
+
+
+def test_a_figure_that_came_down_to_nothing_is_named():
+    gone = [replace(one, counters={"receiver_bytes": 0}) for one in streams(100, seed=1)]
+    row = judged(side(streams(100, seed=1)), side(gone))
+    assert (row.verdict, row.reason) == (Verdict.NOT_COMPARABLE, "only A has a figure above 0")
+    assert row.partial
+
+
 @pytest.mark.parametrize("repeats", [1, MIN_REPEATS - 1])
 def test_too_few_repeats_decide_nothing(repeats):
     row = judged(side(streams(100, seed=1, repeats=repeats)), side(streams(50, seed=2)))

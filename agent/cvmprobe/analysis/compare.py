@@ -112,7 +112,7 @@ def _of_quantity(
     if reasons and not force:
         return row
     if not before or not after:
-        return replace(row, reason=f"only {'A' if before else 'B'} has it")
+        return replace(row, reason=f"only {'A' if before else 'B'} has a figure above 0")
     fewest = min(len(before), len(after))
     if fewest < MIN_REPEATS:
         few = f"{fewest} repeat{'s' if fewest > 1 else ''} a side, of at least {MIN_REPEATS}"

@@ -1,18 +1,27 @@
 """From windows to one value for each repeat, metric and kind of measurement: what two runs are compared by."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 from statistics import geometric_mean
 
-from cvmprobe.analysis.summary import HEADLINES, summarize
+from cvmprobe.analysis.summary import summarize
 from cvmprobe.model.query import Summary
 from cvmprobe.model.run import LeaseRecord, Run
 from cvmprobe.model.window import Direction, Probe, Window
 
 __all__ = ["Kind", "Quantity", "Series", "series"]
 
+# Names of metrics are a convention that all probes keep; of each tuple the first that is known.
+_RATES = (("receiver_bytes", "sent_bytes"), ("reverse_receiver_bytes",), ("transactions",), ("reads",), ("writes",))
+_LATENCIES = (("latency_ns",), ("idle_latency_ns",), ("commit_ns", "total_ns"), ("sync_ns",))
+_MEANS = ("unit_fs",)
+_LOSSES = (  # what was lost, and of what: compared is the share that was not, since no ratio can be taken of no loss
+    ("lost_datagrams", "sent_datagrams"),
+    ("reverse_lost_datagrams", "reverse_sent_datagrams"),
+    ("timeouts", "requests"),
+)
 _QUANTILES = (0.5, 0.99)
 # Facts that make a figure what it is; others, such as the name of a device, may differ between two nodes.
 _CONDITIONS = (
@@ -52,7 +61,7 @@ class Quantity:
     """What of it is counted. ``up``: more is better."""
 
     metric: str
-    point: str  # rate, mean, or a quantile as p99
+    point: str  # rate, mean, a quantile as p99, or ``kept``: the share that was not lost
     up: bool
 
     def __str__(self) -> str:
@@ -129,7 +138,9 @@ def _series(repeats: list[_Repeat]) -> Series:
             found[quantity].append(values)
     for quantity, each in found.items():
         pair_count = max(map(len, each))
-        whole.values[quantity] = [geometric_mean(one) for one in each if len(one) == pair_count and min(one) > 0]
+        values = [geometric_mean(one) for one in each if len(one) == pair_count and min(one) > 0]
+        if values:  # of nothing no ratio can be taken
+            whole.values[quantity] = values
     return whole
 
 
@@ -145,24 +156,35 @@ def _describe(whole: Series, repeat: _Repeat) -> None:
 
 
 def _values(summaries: Iterable[Summary]) -> dict[Quantity, float]:
-    """Return the figures that a person asks for first, as far as a repeat carries them."""
-    metrics = {summary.metric: summary for summary in summaries}
-    probe = next(iter(metrics.values())).probe
-    values: dict[Quantity, float] = {}
-    for names in HEADLINES.get(probe, ()):
-        summary = next((metrics[name] for name in names if name in metrics), None)
-        if summary is not None and summary.windows:
-            values |= _of_summary(summary)
-    return values
+    """Return the figures of a repeat that two runs are compared by, as far as it carries them."""
+    metrics = {summary.metric: summary for summary in summaries if summary.windows}
+    return dict([*_rates(metrics), *_shares(metrics), *_times(metrics)])
 
 
-def _of_summary(summary: Summary) -> dict[Quantity, float]:
-    if summary.rate is not None:
-        return {Quantity(summary.metric, "rate", up=True): summary.rate}
-    if summary.probe is Probe.COMPUTE:
-        return {} if summary.mean is None else {Quantity(summary.metric, "mean", up=False): summary.mean}
-    return {
-        Quantity(summary.metric, f"p{q * 100:g}", up=False): summary.quantiles[q]
-        for q in _QUANTILES
-        if q in summary.quantiles
-    }
+def _rates(metrics: Mapping[str, Summary]) -> Iterator[tuple[Quantity, float]]:
+    for names in _RATES:
+        found = _first(metrics, names)
+        if found is not None and found.rate is not None:
+            yield Quantity(found.metric, "rate", up=True), found.rate
+
+
+def _shares(metrics: Mapping[str, Summary]) -> Iterator[tuple[Quantity, float]]:
+    for lost, sent in _LOSSES:
+        if lost in metrics and sent in metrics and metrics[sent].count:
+            yield Quantity(lost, "kept", up=True), 1 - metrics[lost].count / metrics[sent].count
+
+
+def _times(metrics: Mapping[str, Summary]) -> Iterator[tuple[Quantity, float]]:
+    for name in _MEANS:
+        mean = metrics[name].mean if name in metrics else None
+        if mean is not None:
+            yield Quantity(name, "mean", up=False), mean
+    for names in _LATENCIES:
+        found = _first(metrics, names)
+        for q in _QUANTILES:
+            if found is not None and q in found.quantiles:
+                yield Quantity(found.metric, f"p{q * 100:g}", up=False), found.quantiles[q]
+
+
+def _first(metrics: Mapping[str, Summary], names: Iterable[str]) -> Summary | None:
+    return next((metrics[name] for name in names if name in metrics), None)

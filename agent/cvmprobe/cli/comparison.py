@@ -118,7 +118,7 @@ def _unit(row: Comparison) -> str:
     if row.quantity is None:
         return DASH
     unit = row.quantity.metric.rpartition("_")[2]
-    return f"{unit}/s" if row.quantity.point == "rate" else unit
+    return {"rate": f"{unit}/s", "kept": "share"}.get(row.quantity.point, unit)
 
 
 def _remark(row: Comparison) -> str:

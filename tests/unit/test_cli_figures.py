@@ -10,7 +10,7 @@ from cvmprobe.analysis import summarize
 from cvmprobe.cli.figures import figures_of_summaries, figures_of_window, headline
 from cvmprobe.cli.tables import tables
 from cvmprobe.cli.windows import window_columns
-from cvmprobe.model.endpoint import Endpoint, EndpointTarget, Path, Role, VolumeTarget
+from cvmprobe.model.endpoint import Endpoint, EndpointTarget, NodeTarget, Path, Role, VolumeTarget
 from cvmprobe.model.histogram import Histogram
 from cvmprobe.model.run import Cost, LeaseRecord, Run, RunState
 from cvmprobe.model.window import Direction, Flag, Instance, Phase, Probe, Window
@@ -232,3 +232,26 @@ def test_connections_have_steps():
     shown = "\n".join(rendered([window(Probe.TCP_CRR, TO_B, {}, {"transactions": 5_000}, steps)]))
     for title in ("connections", "connect p50", "first byte p99"):
         assert title in shown
+
+
+def compute(unit_ns, **counters):
+    kernel = Instance("c", Probe.COMPUTE, A, NodeTarget(), Direction.NONE, 1, {"kernel": "chase", "level": "l2"})
+    values = [round(value * 1e6) for value in unit_ns]
+    spent = Histogram(buckets={1: len(values)}, sum=sum(values), sum_squares=sum(value**2 for value in values))
+    facts = {"engine": "chase", "unit": "accesses", "size_bytes": "655360"}
+    return Window(kernel, 1, 10**9, Phase.STEADY, counters, {"unit_fs": spent}, facts)
+
+
+def test_fixed_work_is_shown_by_the_time_of_a_unit_and_its_interval():
+    lines = rendered([compute([4.0, 5.0, 6.0], steal_ns=25_000_000)])
+    header, row = lines[1].split(), lines[4].split()
+    assert header == ["from", "kernel", "engine", "level", "size", "unit", "time", "±", "n", "steal", "flags"]
+    # 95 % of Student's t with 2 degrees of freedom lie within 4.303: 4.303 x 1 / sqrt(3) / 5
+    assert row == ["local-a", "chase", "chase", "l2", "640", "accesses", "5", "49.68", "3", "2.50", "-"]
+
+
+def test_what_a_node_does_not_tell_has_no_column():
+    lines = rendered([compute([4.0])])
+    assert "steal" not in lines[1]
+    assert "frequency" not in lines[1]
+    assert lines[4].split()[6:] == ["4", "-", "1", "-"]

@@ -63,6 +63,8 @@ class Figures:
     unit_ns: float | None = None  # time of one unit of fixed work: the mean of ``repetitions``
     unit_margin_ns: float | None = None  # half of its 95 % interval; None below two repetitions
     repetitions: int | None = None
+    frequency_mhz: float | None = None  # of the processor after the repetitions, on average
+    stolen_cpus: float | None = None  # CPU time a second that the hypervisor gave to others
     facts: Mapping[str, str] = field(default_factory=dict)
     late: float | None = None  # share of the operations that started late
     windows: int = 0
@@ -154,6 +156,8 @@ def _figures(metrics: Mapping[str, Summary]) -> Figures:
         unit_ns=None if unit is None else _times(unit.mean, 1 / _FS_PER_NS),
         unit_margin_ns=None if unit is None else _margin_ns(unit),
         repetitions=None if unit is None else unit.count,
+        frequency_mhz=_times(metrics["frequency_khz"].mean, 1e-3) if "frequency_khz" in metrics else None,
+        stolen_cpus=_times(rates.get("steal_ns"), 1e-9),
         facts=some.facts,
         late=_late(rates),
         windows=max(summary.windows for summary in metrics.values()),

@@ -55,7 +55,7 @@ def summary_table(key: Measurement, figures: Figures) -> RenderableType:
 def _columns(rows: list[_Row], *, places: bool = True) -> list[Column[_Row]]:
     """Choose the columns these rows can fill."""
     if all(isinstance(row.key.target, NodeTarget) for row in rows):
-        return [*([_FROM] if places else []), *_COMPUTE, _FLAGS]
+        return [*([_FROM] if places else []), *_COMPUTE, *_beside(rows), _FLAGS]
     disk = all(isinstance(row.key.target, VolumeTarget) for row in rows)
     latency = any(row.figures.operations is not None for row in rows)
     columns = [_trait(name) for name in differing([row.key for row in rows])]
@@ -70,6 +70,16 @@ def _columns(rows: list[_Row], *, places: bool = True) -> list[Column[_Row]]:
     columns += [_LOST] if any(row.figures.lost is not None for row in rows) else []
     columns += [*_QUANTILES, _LATE, _N] if latency else [_WINDOWS]
     return [*columns, _FLAGS]
+
+
+def _beside(rows: list[_Row]) -> list[Column[_Row]]:
+    """Choose what stands beside the compute kernels, where a node tells it."""
+    columns = []
+    if any(row.figures.frequency_mhz is not None for row in rows):
+        columns.append(_FREQUENCY)
+    if any(row.figures.stolen_cpus is not None for row in rows):
+        columns.append(_STEAL)
+    return columns
 
 
 def _trait(name: str) -> Column[_Row]:
@@ -165,6 +175,12 @@ _COMPUTE: Final[tuple[Column[_Row], ...]] = (
     Column("time", lambda row: _four_digits(row.figures.unit_ns), unit="ns", right=True),
     Column("±", _number(lambda figures: _share(figures.unit_margin_ns, figures.unit_ns), ".2f"), unit="%", right=True),
     Column("n", _number(lambda figures: figures.repetitions, "d"), right=True),
+)
+_FREQUENCY: Column[_Row] = Column(
+    "frequency", _number(lambda figures: figures.frequency_mhz, ",.0f"), unit="MHz", right=True
+)
+_STEAL: Column[_Row] = Column(
+    "steal", _number(lambda figures: _times(figures.stolen_cpus, 100), ".2f"), unit="% of a CPU", right=True
 )
 _WINDOWS: Column[_Row] = Column("windows", _number(lambda figures: figures.windows, "d"), right=True)
 _FLAGS: Column[_Row] = Column("flags", _remarks)

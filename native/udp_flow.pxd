@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
+from cvmprobe.native.budget cimport budget
 from cvmprobe.native.pace cimport pace
 from cvmprobe.native.session cimport session_terms
 from cvmprobe.native.udp_sequence cimport udp_jitter, udp_sequence
@@ -16,8 +17,7 @@ cdef extern from "udp_path.h" nogil:
 cdef extern from "udp_sender.h" nogil:
     struct udp_sender:
         uint32_t size
-        uint32_t offload
-        uint32_t batch
+        uint64_t offload
         uint64_t sequence
         uint64_t sent_bytes
         uint64_t refused
@@ -26,6 +26,7 @@ cdef extern from "udp_sender.h" nogil:
         udp_path path
     udp_sender *sender_new(const session_terms *t)
     int sender_open(udp_sender *s, int fd, uint32_t tag, const session_terms *t)
+    uint32_t sender_afford(udp_sender *s, budget *b)
     uint64_t sender_wait(udp_sender *s, const uint32_t *running, uint64_t deadline_ns)
     int sender_send(udp_sender *s, uint32_t count, uint64_t now_ns)
 
@@ -37,7 +38,7 @@ cdef extern from "udp_receiver.h" nogil:
         uint64_t duplicates
         uint64_t reordered
     struct udp_receiver:
-        uint32_t offload
+        uint64_t offload
         uint32_t fresh
         uint64_t fresh_bytes
         udp_received counts

@@ -46,7 +46,6 @@ struct udp_received {
 struct udp_receiver {
     int fd;
     uint32_t tag;
-    uint32_t offload; /* enum session_offload, in use; never BEST */
     uint32_t batch;
     uint32_t slot_bytes; /* of the room, for one packet or datagram */
     uint32_t fullest;    /* most datagrams that a packet held */
@@ -54,6 +53,7 @@ struct udp_receiver {
     uint32_t fresh;      /* whether the last call brought a datagram of this flow */
     uint32_t sent_ns;    /* the stamp of its last one */
     uint64_t fresh_bytes; /* of payload that had not come before */
+    uint64_t offload;      /* enum session_offload, in use; never BEST */
     uint64_t missing_here; /* datagrams between packets, beside drops in this socket */
     uint64_t foreign;      /* datagrams that are not of this flow */
     struct udp_received counts;
@@ -114,7 +114,7 @@ static inline int receiver_fall_back(struct udp_receiver *r, int error)
 {
     if (r->counts.calls || r->offload == OFFLOAD_NONE || (error != ENOSYS && error != EPERM))
         return 0;
-    r->offload = OFFLOAD_NONE;
+    counter_set(&r->offload, OFFLOAD_NONE);
     return 1;
 }
 

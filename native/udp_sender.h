@@ -20,6 +20,7 @@
 #include <sys/socket.h>
 #include <sys/time.h>
 
+#include "budget.h"
 #include "pace.h"
 #include "udp_datagram.h"
 #include "udp_path.h"
@@ -38,13 +39,14 @@ struct udp_sender {
     int fd;
     uint32_t tag;
     uint32_t size;
-    uint32_t offload; /* atomic: enum session_offload, in use; never BEST */
-    int named;
     uint32_t batch;
+    int named;
+    uint64_t offload; /* enum session_offload, in use; never BEST */
     uint64_t sequence;   /* of the next datagram: how many the kernel took */
     uint64_t sent_bytes; /* of their payload */
     uint64_t refused;    /* datagrams that it did not take, for good */
     uint64_t calls;
+    uint64_t reserved; /* bytes of the budget, those sent included */
     uint64_t stuck_ns; /* since when the path has taken nothing; 0: it does */
     uint64_t rate_bytes_per_s;
     struct pace pace;
@@ -74,7 +76,7 @@ static inline int sender_use(struct udp_sender *s, uint32_t offload)
     if (s->rate_bytes_per_s && due < batch)
         batch = due;
     s->batch = offload == OFFLOAD_NONE || !batch ? 1 : batch < SENDER_BATCH ? (uint32_t)batch : SENDER_BATCH;
-    __atomic_store_n(&s->offload, offload, __ATOMIC_RELAXED);
+    counter_set(&s->offload, offload);
     return 0;
 }
 
@@ -123,6 +125,16 @@ static inline int sender_open(struct udp_sender *s, int fd, uint32_t tag, const 
     udp_path_open(&s->path, fd, s->size);
     pace_init(&s->pace, (double)t->rate_bytes_per_s / s->size, 0, 0, 0);
     return sender_use(s, s->named ? t->offload : OFFLOAD_GSO);
+}
+
+/* How many datagrams the budget still allows, a batch at the most. */
+static inline uint32_t sender_afford(struct udp_sender *s, struct budget *b)
+{
+    uint64_t wanted = (uint64_t)s->batch * s->size;
+    if (s->reserved - s->sent_bytes < wanted)
+        s->reserved += budget_take(b, wanted - (s->reserved - s->sent_bytes));
+    uint64_t count = (s->reserved - s->sent_bytes) / s->size;
+    return count < s->batch ? (uint32_t)count : s->batch;
 }
 
 /* Wait until the next datagram is due. Returns the time; 0 when *running fell or the deadline came first. */

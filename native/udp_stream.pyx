@@ -22,7 +22,7 @@ from cvmprobe.errors import EngineError, UsageError
 
 from cvmprobe.native.counters cimport COUNTER_UNKNOWN, counter_read, counter_set
 from cvmprobe.native.initiator cimport (
-    Initiator, await_results, initiator, initiator_reserve, initiator_sent_last,
+    Initiator, await_results, initiator, initiator_sent_last,
 )
 from cvmprobe.native.intervals cimport intervals, intervals_at
 from cvmprobe.native.pace cimport pace_start
@@ -34,8 +34,8 @@ from cvmprobe.native.session cimport (
 )
 from cvmprobe.native.udp_datagram cimport udp_header, udp_tag
 from cvmprobe.native.udp_flow cimport (
-    receiver_dropped, receiver_failed, receiver_new, receiver_open, receiver_receive, sender_new, sender_open,
-    sender_send, sender_wait, udp_receiver, udp_sender,
+    receiver_dropped, receiver_failed, receiver_new, receiver_open, receiver_receive, sender_afford, sender_new,
+    sender_open, sender_send, sender_wait, udp_receiver, udp_sender,
 )
 from cvmprobe.native.worker cimport worker, worker_fail, worker_running
 
@@ -56,7 +56,6 @@ cdef struct flow:
     initiator *session
     udp_sender *sender  # one of the two is there
     udp_receiver *receiver
-    uint64_t reserved  # bytes of the session's budget, those sent included
     uint64_t socket_drops  # known once all is received
     uint64_t *first_ns  # of all that receive
     uint64_t *bins  # bytes of all intervals, then datagrams
@@ -65,15 +64,6 @@ cdef struct flow:
 
 # -- sending --
 
-cdef uint32_t affordable(flow *f) noexcept nogil:
-    """How many datagrams the budget still allows, a batch at the most."""
-    cdef udp_sender *s = f.sender
-    cdef uint64_t wanted = <uint64_t>s.batch * s.size
-    if f.reserved - s.sent_bytes < wanted:
-        f.reserved += initiator_reserve(f.session, wanted - (f.reserved - s.sent_bytes))
-    return <uint32_t>min((f.reserved - s.sent_bytes) // s.size, <uint64_t>s.batch)
-
-
 cdef void send_loop(flow *f) noexcept nogil:
     cdef uint64_t now
     cdef uint32_t count
@@ -81,7 +71,7 @@ cdef void send_loop(flow *f) noexcept nogil:
     pace_start(&f.sender.pace, f.worker.start_ns)
     while not error:
         now = sender_wait(f.sender, &f.worker.running, f.worker.deadline_ns)
-        count = affordable(f) if now else 0
+        count = sender_afford(f.sender, &f.session.budget) if now else 0
         if not count:
             break
         error = sender_send(f.sender, count, now)
@@ -323,13 +313,13 @@ cdef class UdpStream(Initiator):
         for i in range(self._session.terms.sockets):
             f = <flow *>self._worker(i)
             if f.sender is not NULL:
-                found["send_offload"] = OFFLOAD_NAMES[<int>f.sender.offload]
+                found["send_offload"] = OFFLOAD_NAMES[counter_read(&f.sender.offload)]
                 mtu = counter_read(&f.sender.path.mtu_bytes)
                 if mtu != COUNTER_UNKNOWN:
                     found["path_mtu_bytes"] = str(mtu)
                     found["fragments"] = fragments(f.sender.size + 8, mtu, f.sender.path.overhead_bytes - 8)
             elif f.receiver is not NULL:
-                found["receive_offload"] = OFFLOAD_NAMES[<int>f.receiver.offload]
+                found["receive_offload"] = OFFLOAD_NAMES[counter_read(&f.receiver.offload)]
         return found
 
 

@@ -27,8 +27,8 @@ from cvmprobe.native.session cimport (
 )
 from cvmprobe.native.udp_datagram cimport udp_header, udp_header_read
 from cvmprobe.native.udp_flow cimport (
-    receiver_dropped, receiver_failed, receiver_new, receiver_open, receiver_receive, sender_new, sender_open,
-    sender_send, sender_wait, udp_receiver, udp_sender,
+    receiver_dropped, receiver_failed, receiver_new, receiver_open, receiver_receive, sender_afford, sender_new,
+    sender_open, sender_send, sender_wait, udp_receiver, udp_sender,
 )
 
 
@@ -116,13 +116,6 @@ cdef void await_begin(service *v) noexcept nogil:
             return
 
 
-cdef uint32_t affordable(service *v, udp_sender *s) noexcept nogil:
-    """How many datagrams of its share of the limit this socket may still send, a batch at the most."""
-    cdef uint64_t sockets = v.terms.sockets // 2 if v.terms.direction == DIRECTION_BOTH else v.terms.sockets
-    cdef uint64_t left = v.terms.byte_limit // sockets - s.sent_bytes
-    return <uint32_t>min(left // s.size, <uint64_t>s.batch) if v.terms.byte_limit else s.batch
-
-
 cdef int send_all(service *v, udp_sender *s) noexcept nogil:
     """Send until the duration or the limit is over, or the initiator has ended."""
     cdef uint64_t now = clock_now_ns()
@@ -133,8 +126,8 @@ cdef int send_all(service *v, udp_sender *s) noexcept nogil:
     pace_start(&s.pace, now)
     while now and not error and not service_ended(v):
         now = sender_wait(s, &v.tally.running, deadline_ns)
-        count = affordable(v, s)
-        if not now or not count:
+        count = sender_afford(s, &v.tally.budget) if now else 0
+        if not count:
             break
         known = s.sequence
         error = sender_send(s, count, now)

@@ -12,6 +12,7 @@
 
 #include "clock.h"
 #include "counters.h"
+#include "silence.h"
 
 #define TCP_PATH_EVERY_NS UINT64_C(100000000)
 #define TCP_PATH_NAME_BYTES 17 /* of a congestion control: the kernel's 16 and an end */
@@ -33,12 +34,14 @@ struct tcp_path {
     uint64_t path_mtu_bytes;
     uint64_t mss_bytes;
     uint64_t reordering_segments; /* the farthest, as the kernel supposes; 3 until it saw more */
+    struct silence silence;
 };
 
 static inline void tcp_path_init(struct tcp_path *p)
 {
     memset(p, 0xff, sizeof *p);
     p->next_ns = 0;
+    p->silence = (struct silence){0};
 }
 
 #define TCP_PATH_KNOWS(field) (size >= offsetof(struct tcp_info, field) + sizeof info.field)
@@ -71,6 +74,7 @@ static inline int tcp_path_read(struct tcp_path *p, int fd, uint64_t now_ns)
         counter_set(&p->delivery_bytes_per_s, info.tcpi_delivery_rate);
         counter_set(&p->delivery_app_limited, info.tcpi_delivery_rate_app_limited);
     }
+    silence_look(&p->silence, &info, size, now_ns);
     return info.tcpi_state;
 }
 

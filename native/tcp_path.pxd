@@ -6,7 +6,12 @@ from libc.stdint cimport uint64_t
 cdef extern from "tcp_path.h" nogil:
     enum:
         TCP_PATH_NAME_BYTES
+    struct silence:
+        uint64_t no_ack_ns
+        uint64_t unanswered_ns
+        uint64_t awaiting_since_ns
     struct tcp_path:
+        silence silence
         uint64_t retransmitted_segments
         uint64_t reordering_events
         uint64_t busy_ns

@@ -42,8 +42,8 @@ from cvmprobe.native.tcp_path cimport (
     TCP_PATH_NAME_BYTES, tcp_congestion_control, tcp_path_read, tcp_path_watch,
 )
 from cvmprobe.native.tcp_rr_line cimport (
-    rr_line, rr_line_await_room, rr_line_begin, rr_line_end, rr_line_look, rr_line_send, rr_lines, rr_lines_free,
-    rr_lines_make, rr_slots_give, rr_slots_take, rr_start,
+    rr_line, rr_line_await_room, rr_line_begin, rr_line_end, rr_line_look, rr_line_send, rr_line_waits_since,
+    rr_lines, rr_lines_free, rr_lines_make, rr_slots_give, rr_slots_take, rr_start,
 )
 from cvmprobe.native.watch cimport (
     watch, watch_add, watch_close, watch_ends, watch_index, watch_open, watch_wait,
@@ -222,6 +222,7 @@ cdef void look(caller *c, uint64_t now) noexcept nogil:
         rr_line_look(&c.all.line[i], now, &c.timeouts)
     for _ in range(min(c.all.count, <uint32_t>LOOK_PATHS)):
         line = &c.all.line[c.next_path]
+        line.path.silence.awaiting_since_ns = rr_line_waits_since(line)
         tcp_path_watch(&line.path, line.fd, now)
         c.next_path = c.next_path + 1 if c.next_path + 1 < c.all.count else 0
 
@@ -352,6 +353,8 @@ cdef class TcpRr(Initiator):
             self._observe("wakeup_ns", &c.wakeup)
         for i in range(c.all.count):
             self._count("retransmitted_segments", &c.all.line[i].path.retransmitted_segments)
+            self._count("no_ack_ns", &c.all.line[i].path.silence.no_ack_ns)
+            self._count("unanswered_ns", &c.all.line[i].path.silence.unanswered_ns)
         return 0
 
     cdef int _open(self) except -1:

@@ -34,6 +34,12 @@ struct rr_line {
     struct tcp_path path;
 };
 
+/* When the oldest request under way began; 0: there is none. */
+static inline uint64_t rr_line_waits_since(const struct rr_line *l)
+{
+    return l->in_flight ? l->starts[l->first].began_ns : 0;
+}
+
 /* One more request of so many bytes is under way; it still has to be sent. */
 static inline void rr_line_begin(struct rr_line *l, uint64_t intended_ns, uint64_t began_ns, uint64_t bytes)
 {

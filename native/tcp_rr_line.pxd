@@ -16,6 +16,7 @@ cdef extern from "tcp_rr_line.h" nogil:
         uint64_t to_send
         uint64_t received
         tcp_path path
+    uint64_t rr_line_waits_since(const rr_line *l)
     void rr_line_begin(rr_line *l, uint64_t intended_ns, uint64_t began_ns, uint64_t bytes)
     int rr_line_send(rr_line *l, const void *request, uint64_t bytes)
     void rr_line_await_room(const rr_line *l)

@@ -234,6 +234,8 @@ cdef class TcpStream(Initiator):
         self._count_stream(w, "sent_bytes", &s.sent_bytes)
         self._count_stream(w, "retransmitted_segments", &s.path.retransmitted_segments)
         self._count("send_calls", &s.send_calls)
+        self._count("no_ack_ns", &s.path.silence.no_ack_ns)
+        self._count("unanswered_ns", &s.path.silence.unanswered_ns)
         self._count("reordering_events", &s.path.reordering_events)
         self._count("busy_ns", &s.path.busy_ns)
         self._count("rwnd_limited_ns", &s.path.rwnd_limited_ns)

@@ -89,6 +89,7 @@ cdef struct caller:
     uint64_t late_responses
     uint64_t duplicates
     uint64_t send_errors
+    uint64_t refused
     uint64_t unreachable
     ring ring
     histogram latency
@@ -98,7 +99,9 @@ cdef struct caller:
 
 cdef void note_error(caller *c, int error) noexcept nogil:
     """Count what a socket says of datagrams that it sent before (ICMP), or could not send."""
-    if error == ECONNREFUSED or error == EHOSTUNREACH or error == ENETUNREACH:
+    if error == ECONNREFUSED:
+        counter_add(&c.refused, 1)
+    elif error == EHOSTUNREACH or error == ENETUNREACH:
         counter_add(&c.unreachable, 1)
     elif error != EAGAIN and error != EINTR:
         counter_add(&c.send_errors, 1)
@@ -311,6 +314,7 @@ cdef class UdpRr(Initiator):
         self._count("late_responses", &c.late_responses)
         self._count("duplicates", &c.duplicates)
         self._count("send_errors", &c.send_errors)
+        self._count("refused", &c.refused)
         self._count("unreachable", &c.unreachable)
         self._observe("latency_ns", &c.latency)
         if self._rate_per_s > 0:

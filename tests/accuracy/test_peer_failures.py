@@ -62,6 +62,31 @@ def test_a_stop_acts_beside_a_failed_peer(net, probe, fault):
     assert all(Flag.CUT in window.flags for window in told.windows)  # what the responder counted is not known
 
 
+OBSERVED = {
+    "peer stopped": "ACK without reply",
+    "link down there": "no ACK",
+    "link down here": "no ACK",
+    "address gone there": "no ACK",
+}
+
+
+@pytest.mark.parametrize("probe", PROBES)
+@pytest.mark.parametrize("fault", OBSERVED)
+def test_a_window_names_what_was_observed(net, probe, fault):
+    with serving(net.b) as peer, begin(net, net.a, peer, probe, duration_ms=120_000, interval_ms=200) as running:
+        windows = running.windows()
+        while is_silent(next(windows)):
+            pass
+        with FAULTS[fault](net, peer):
+            failed = time.monotonic()
+            named = next(window.facts["peer"] for window in windows if "peer" in window.facts)
+            took_s = time.monotonic() - failed
+            running.stop()
+            running.told()
+    assert named == OBSERVED[fault]
+    assert took_s < STOP_BOUND_S  # the promise is 2 s
+
+
 @pytest.mark.parametrize("probe", PROBES)
 def test_a_peer_that_closes_its_port_is_an_error(net, probe):
     with serving(net.b) as peer, begin(net, net.a, peer, probe, duration_ms=120_000, interval_ms=200) as running:

@@ -286,3 +286,18 @@ def test_engines_may_be_used_from_many_threads(responder):
     )
     for engine in engines:
         engine.close()
+
+
+def test_a_peer_that_acknowledges_and_does_not_answer_is_told(responder):
+    def deaf(peer):
+        peer.over.wait(30)
+
+    ticket = Ticket("tcp_rr")
+    with slow_responder(ticket, deaf) as peer:
+        engine = rr_to(peer.port, ticket, duration_ms=None)
+        engine.arm()
+        engine.start()
+        until(lambda: engine.snapshot().counters["unanswered_ns"] > 0, "silence is counted")
+        assert engine.snapshot().counters["no_ack_ns"] == 0
+        engine.stop()
+        engine.close()

@@ -187,13 +187,13 @@ def test_a_peer_without_udp_is_named():
         engine.close()
 
 
-def test_a_closed_port_is_counted_as_unreachable():
+def test_a_closed_port_is_counted_as_refused():
     with slow_udp(lambda number: [0.0]) as peer:
         engine = rr_to(peer, duration_ms=10_000, timeout_ms=20)
         engine.arm()
         peer._datagrams.close()
         engine.start()
-        until(lambda: engine.snapshot().counters["unreachable"] > 0, "the network says that nobody is there")
+        until(lambda: engine.snapshot().counters["refused"] > 0, "the network says that the port is closed")
         engine.stop()
         engine.close()
 

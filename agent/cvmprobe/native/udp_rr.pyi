@@ -14,10 +14,10 @@ class UdpRr(Initiator):
     Without ``duration_ms`` it goes on until stop(). A request without a response within ``timeout_ms`` is a timeout,
     and delays none after it. ``dials``: how often each socket is dialed at an address that several endpoints answer at
     (0: only one does); ``giving_up`` is asked every 50 ms meanwhile. Counters ``transactions``, ``requests``,
-    ``timeouts``, ``late_responses`` (after their timeout), ``duplicates``, ``send_errors``, ``unreachable`` (the
-    network said so), when paced ``late_operations``; histograms ``latency_ns``, when paced ``service_ns``,
-    with ``kernel_stamps`` ``wakeup_ns``; rows (intended start, latency, 0, 0, connection).
-    Raises UsageError for a value out of range.
+    ``timeouts``, ``late_responses`` (after their timeout), ``duplicates``, ``send_errors``, ``refused`` (its port is
+    closed), ``unreachable`` (host or net), when paced ``late_operations``; histograms ``latency_ns``, when paced
+    ``service_ns``, with ``kernel_stamps`` ``wakeup_ns``; rows (intended start, latency, 0, 0, connection). Raises
+    UsageError for a value out of range.
     """
 
     def __init__(

@@ -7,6 +7,7 @@ from cvmprobe.model.histogram import Histogram
 from cvmprobe.model.window import ClockPair, Flag, Instance, Phase, Window
 from cvmprobe.probes.clock import clock_pair
 from cvmprobe.probes.runner import Shot
+from cvmprobe.probes.silence import observed
 
 if TYPE_CHECKING:  # readable where no engine is built
     from cvmprobe.native.histogram import Histogram as NativeHistogram
@@ -38,14 +39,15 @@ class Cutter:
         pair = pair or clock_pair()
         end_unix_ms = (pair.unix_ns + snapshot.t_ns - pair.monotonic_ns) // 1_000_000
         self._last_unix_ms = max(self._last_unix_ms + 1, end_unix_ms)
+        counters = self._counters(snapshot)
         window = Window(
             instance=self._instance,
             end_unix_ms=self._last_unix_ms,
             duration_ns=snapshot.t_ns - self.last_ns,
             phase=self._phase(self.last_ns, snapshot.t_ns),
-            counters=self._counters(snapshot),
+            counters=counters,
             histograms=self._histograms(snapshot),
-            facts=facts,
+            facts={**facts, **observed(counters)},
             flags=frozenset({Flag.DEGRADED} if "fallback" in facts else ()),
         )
         self._last, self.last_ns = snapshot, snapshot.t_ns

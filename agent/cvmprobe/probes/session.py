@@ -6,9 +6,16 @@ from itertools import accumulate
 
 from cvmprobe.errors import UsageError
 from cvmprobe.model.window import Direction, Flag, Window
+from cvmprobe.probes.entry import Metric
 from cvmprobe.probes.execution import Setup
 
-__all__ = ["Session", "cut", "join_bins", "read_session"]
+__all__ = ["SILENCE", "Session", "cut", "join_bins", "read_session"]
+
+
+SILENCE = (
+    Metric("no_ack_ns", "ns", "over half a second that nothing under way was acknowledged, over all connections"),
+    Metric("unanswered_ns", "ns", "over half a second that all was acknowledged, but no answer or no room came"),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from cvmprobe.model.window import Probe, Window
 from cvmprobe.probes.entry import Entry, Metric, Placement, read_parameters
 from cvmprobe.probes.execution import Completed, Execution, Setup
 from cvmprobe.probes.little import judge_in_flight
-from cvmprobe.probes.session import Session, cut, read_session
+from cvmprobe.probes.session import SILENCE, Session, cut, read_session
 
 if TYPE_CHECKING:  # the catalog is readable where no engine is built
     from cvmprobe.native.engine import Engine
@@ -134,6 +134,7 @@ ENTRY = Entry(
         Metric("late_operations", "transactions", "started over 1 ms late (paced only)"),
         Metric("timeouts", "transactions", "not answered within 1 s; TCP goes on waiting"),
         Metric("wakeup_ns", "ns", "from the kernel's receive time stamp to the return of recv (kernel_stamps only)"),
+        *SILENCE,
         Metric("retransmitted_segments", "segments", "sent again by the initiator's kernel, over all connections"),
         Metric("receiver_transactions", "transactions", "requests that the responder answered (total only)"),
         Metric("receiver_cpu_ns", "ns", "CPU time of the responder's thread (total only)"),

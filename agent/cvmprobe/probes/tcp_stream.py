@@ -12,7 +12,7 @@ from cvmprobe.model.run import Cost
 from cvmprobe.model.window import Direction, Probe, Window
 from cvmprobe.probes.entry import Entry, Metric, Placement, read_parameters
 from cvmprobe.probes.execution import Completed, Execution, Setup
-from cvmprobe.probes.session import Session, cut, join_bins, read_session
+from cvmprobe.probes.session import SILENCE, Session, cut, join_bins, read_session
 
 if TYPE_CHECKING:  # the catalog is readable where no engine is built
     from cvmprobe.native.engine import Engine
@@ -173,6 +173,7 @@ ENTRY = Entry(
         Metric("sent_bytes", "bytes", "payload that the sender's kernel took, buffers included"),
         Metric("send_calls", "calls", "send calls that were made"),
         Metric("send_call_ns", "ns", "how long a send call took, waiting for room included"),
+        *SILENCE,
         Metric("retransmitted_segments", "segments", "sent again by the kernel, over all connections"),
         Metric("reordering_events", "events", "times the kernel saw segments arrive in another order"),
         Metric("busy_ns", "ns", "time with data under way or waiting, added up over the connections"),

@@ -147,9 +147,8 @@ ENTRY = Entry(
         ),
         Metric("duplicates", "transactions", "responses that came more than once"),
         Metric("send_errors", "calls", "requests that the kernel did not take"),
-        Metric(
-            "unreachable", "calls", "times the network said that nobody is there: port closed, host or net unreachable"
-        ),
+        Metric("refused", "calls", "times the peer's host said that its port is closed"),
+        Metric("unreachable", "calls", "times the network said that host or net are unreachable"),
         Metric("wakeup_ns", "ns", "from the kernel's receive time stamp to the return of recv (kernel_stamps only)"),
         Metric("receiver_transactions", "transactions", "requests that reached the responder (total only)"),
         Metric("receiver_duplicates", "transactions", "of these, those that came more than once (total only)"),

@@ -1,7 +1,7 @@
 /* How many connections may be opened in a while, so that TIME_WAIT does not eat the range of ephemeral ports.
  *
- * Who closes first keeps (address, port) of both ends for 60 s (TIME_WAIT). A connection from the same port meanwhile is
- * refused, or waits for a second, and its figure would be that of the kernel's table instead of the path.
+ * Who closes first keeps (address, port) of both ends for 60 s (TIME_WAIT). A connection from the same port meanwhile
+ * may be refused, or be answered only when its SYN is sent again: a figure of the kernel's table, not of the path.
  */
 #ifndef CVMPROBE_PORT_BUDGET_H
 #define CVMPROBE_PORT_BUDGET_H

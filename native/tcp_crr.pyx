@@ -16,8 +16,10 @@ token, or none, it says nothing. What that costs stands beside a plain loop in t
 session carries no payload: its FIN tells the responder that the last transaction is over.
 
 A SYN is sent again after 200 ms at the earliest, so TCP_INFO is asked only of connections that took half of that. At
-most 90 % of ip_local_port_range are opened in any 60 s; then, or when the kernel has no port left, the transactions end
-and `ports_short` counts it. A row of the ring: t_ns intended start, value_ns latency, kind 0, aux 0.
+most 90 % of ip_local_port_range are opened in any 60 s of an execution; then, or when the kernel has no port left, the
+transactions end and `ports_short` counts it. A later execution begins with a whole range: where both ends keep TCP time
+stamps, the responder's TIME_WAIT gives way to a new connection from the same port. A row of the ring: t_ns intended
+start, value_ns latency, kind 0, aux 0.
 """
 
 from pathlib import Path

@@ -13,7 +13,8 @@
 
     kernel stamps      last byte at the kernel       recv returns
                                  |----- wakeup_ns -----|     both ends from CLOCK_REALTIME, read beside each other, so
-                                                             no wall clock is ever compared with the monotonic one
+                                                             no wall clock is ever compared with the monotonic one;
+                                                             it costs 0.2 us (tests/bench/rr_connections.py)
 
 A slot is the right to have one more request under way: there are `depth` for each connection. A closed loop starts
 where a slot is free; an open loop starts when it is time, and late where no slot was free, on the connection whose slot

@@ -39,9 +39,7 @@ from cvmprobe.native.ring cimport ring, ring_push
 from cvmprobe.native.session cimport (
     KIND_TCP_RR, SESSION_MAX_MESSAGE, SESSION_MAX_SOCKETS, WAIT_BLOCK, WAIT_EPOLL, WAIT_SPIN,
 )
-from cvmprobe.native.tcp_path cimport (
-    TCP_PATH_NAME_BYTES, tcp_congestion_control, tcp_path_read, tcp_path_watch,
-)
+from cvmprobe.native.tcp_path cimport TCP_PATH_NAME_BYTES, tcp_congestion_control, tcp_path_read, tcp_path_watch
 from cvmprobe.native.tcp_rr_line cimport (
     rr_line, rr_line_await_room, rr_line_begin, rr_line_end, rr_line_look, rr_line_send, rr_line_waits_since,
     rr_lines, rr_lines_free, rr_lines_make, rr_slots_give, rr_slots_take, rr_start,

@@ -4,13 +4,22 @@ CVMPROBE_FUZZ=100 python -m pytest tests/fuzz/test_hello.py     100 times as man
 """
 
 import contextlib
+import itertools
 import os
 import socket
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.native.slow_session import SlowInitiator, Terms, Ticket, connect, read_exactly
+from tests.native.slow_session import (
+    SlowInitiator,
+    Terms,
+    Ticket,
+    connect,
+    connect_udp,
+    cookie_datagram,
+    read_exactly,
+)
 
 from cvmprobe.native import session
 from cvmprobe.native.responder import Responder
@@ -74,6 +83,78 @@ def test_a_mutated_hello_is_met_with_silence(bystander, changes):
     port, initiator = bystander
     assert answer_to(port, [mutated(changes)]) == b""
     assert still_there(initiator)
+
+
+# -- the same by datagram --
+
+UDP_TICKET = Ticket("udp_rr", bytes(16), bytes(32))
+UDP_TERMS = Terms(duration_ms=0, request_bytes=16, response_bytes=16)
+
+
+@pytest.fixture(scope="module")
+def udp_bystander():
+    """A responder, a session by datagrams on it that must stay whole, and a peer that holds a cookie."""
+    responder = Responder("127.0.0.1")
+    responder.admit(UDP_TICKET.session_id, UDP_TICKET.key, "udp_rr", valid_for_ms=3_600_000, max_bytes=1 << 40)
+    with SlowInitiator(responder.port, UDP_TICKET, UDP_TERMS) as initiator, connect_udp(responder.port) as stranger:
+        yield initiator, stranger
+        assert initiator.drain() is not None
+    responder.close()
+
+
+def cookie_of(stranger) -> bytes:
+    stranger.send(cookie_datagram())
+    return stranger.recv(1 << 16)
+
+
+def answer_to_datagrams(stranger, datagrams) -> bytes:
+    """All that comes back before the cookie that is asked for last."""
+    for datagram in datagrams:
+        stranger.send(datagram)
+    stranger.send(cookie_datagram())
+    return stranger.recv(1 << 16)
+
+
+SEQUENCE = itertools.count()
+
+
+def exchanged(initiator) -> bool:
+    request = initiator.datagram(1, next(SEQUENCE))
+    initiator.data[0].send(request)
+    return initiator.data[0].recv(100) == request
+
+
+@fuzz
+@given(datagrams=st.lists(st.binary(max_size=200), max_size=5))
+def test_any_datagrams_are_met_with_silence(udp_bystander, datagrams):
+    initiator, stranger = udp_bystander
+    cookie = cookie_of(stranger)
+    assert answer_to_datagrams(stranger, [*datagrams, *(cookie + data for data in datagrams)]) == cookie
+    assert exchanged(initiator)
+
+
+@fuzz
+@given(changes=st.lists(st.tuples(st.integers(0, 119), st.integers(1, 255)), min_size=1, max_size=8))
+def test_a_mutated_opening_is_met_with_silence(udp_bystander, changes):
+    initiator, stranger = udp_bystander
+    cookie = cookie_of(stranger)
+    opening = bytearray(cookie + UDP_TICKET.hello(1, os.urandom(16), initiator.nonce))
+    right = bytes(opening)
+    for at, mask in changes:
+        opening[at] ^= mask
+    if bytes(opening) == right:
+        return  # changes that undo each other
+    assert answer_to_datagrams(stranger, [bytes(opening)]) == cookie
+    assert exchanged(initiator)
+
+
+@fuzz
+@given(datagrams=st.lists(st.binary(max_size=64), min_size=1, max_size=5))
+def test_a_session_answers_nothing_but_its_own_datagrams(udp_bystander, datagrams):
+    initiator, _ = udp_bystander
+    for datagram in datagrams:
+        initiator.data[0].send(datagram)
+    assert exchanged(initiator)
 
 
 @fuzz

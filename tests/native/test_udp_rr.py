@@ -76,7 +76,7 @@ def test_many_connections_and_depth_agree(responder, wait, connections, depth):
     assert {row[4] for row in rows} == set(range(connections))
     latency = total.histograms["latency_ns"]
     in_flight = latency.sum / (200 * MS)
-    assert 0.8 * connections * depth < in_flight < 1.2 * connections * depth, "Little's law, roughly in so short a run"
+    assert connections * depth / 2 < in_flight < 2 * connections * depth, "Little's law, roughly in so short a run"
     engine.close()
 
 

@@ -118,15 +118,20 @@ cdef void count_overdue(connector *c, uint64_t now) noexcept nogil:
         counter_add(&c.timeouts, 1)
 
 
-cdef bint may_wait(connector *c) noexcept nogil:
-    """Whether to go on with what has slept for a slice; what runs at the deadline is waited for, for the drain."""
+cdef bint may_go_on(connector *c) noexcept nogil:
+    """Whether there is time for the rest; what runs at the deadline is waited for, for the drain."""
     cdef uint64_t now = clock_now_ns()
-    if errno != EAGAIN and errno != EINTR and errno != EINPROGRESS and errno != EALREADY:
-        return False
     count_overdue(c, now)
     return worker_running(&c.worker) and (
         now < c.worker.deadline_ns or now - c.worker.deadline_ns < INITIATOR_DRAIN_NS
     )
+
+
+cdef bint may_wait(connector *c) noexcept nogil:
+    """Whether to go on with what has slept for a slice."""
+    if errno != EAGAIN and errno != EINTR and errno != EINPROGRESS and errno != EALREADY:
+        return False
+    return may_go_on(c)
 
 
 cdef bint fail(connector *c, const char *call, int error) noexcept nogil:
@@ -178,18 +183,21 @@ cdef bint ask(connector *c, int fd) noexcept nogil:
 
 
 cdef bint hear(connector *c, int fd) noexcept nogil:
-    """Receive the whole response and the responder's FIN."""
+    """Receive the whole response and the responder's FIN. Whoever answers has not proved who it is."""
+    cdef uint64_t whole = c.session.terms.response_bytes
     cdef uint64_t heard = 0
     cdef ssize_t n = 1
-    while n:
+    while n and heard <= whole:
         n = recv(fd, c.response, BUFFER_BYTES, 0)
         if n > 0 and not heard:
             c.first_byte = clock_now_ns()
         if n > 0:
             heard += <uint64_t>n
+            if heard < whole and not may_go_on(c):
+                return False
         elif n < 0 and not may_wait(c):
             return fail(c, b"recv", errno)
-    if heard == c.session.terms.response_bytes:
+    if heard == whole:
         return True
     return fail(c, b"recv the whole response", EPROTO)
 

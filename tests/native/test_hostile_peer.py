@@ -1,0 +1,75 @@
+"""What an initiator does beside a responder that means it no good: deadline, stop and budget bind all the same.
+
+Some of these do not even hold the key: a connection of tcp_crr is answered by whoever is at that address.
+"""
+
+import contextlib
+import socket
+import threading
+
+import pytest
+from tests.native.slow_session import SlowResponder, Ticket, read_exactly, slow_responder, until
+from tests.native.test_tcp_crr import crr_to
+from tests.native.test_tcp_rr import STOP_BOUND_S
+
+CHUNK = bytes(1 << 16)
+
+
+def flood(peer: SlowResponder, sock: socket.socket, piece: bytes = CHUNK, pause_s: float = 0) -> None:
+    """Send, whatever was asked, until the test is done with us."""
+    with contextlib.suppress(OSError):  # the initiator has had enough
+        while not peer.over.wait(pause_s):
+            sock.sendall(piece)
+
+
+def floods_a_connection(piece: bytes, pause_s: float):
+    def serve(peer: SlowResponder) -> None:
+        sock, _ = peer._listener.accept()
+        with sock:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            read_exactly(sock, 16)
+            flood(peer, sock, piece, pause_s)
+
+    return serve
+
+
+def floods_the_first(peer: SlowResponder) -> None:
+    flood(peer, peer.data[0])
+
+
+def stops(engine) -> bool:
+    """Whether stop() comes back; where it does not, its thread ends with the peer."""
+    stopper = threading.Thread(target=engine.stop, daemon=True)
+    stopper.start()
+    stopper.join(STOP_BOUND_S)
+    return not stopper.is_alive()
+
+
+@pytest.mark.parametrize("size", [16, 16_384])
+def test_a_response_without_an_end_is_an_error(size):
+    ticket = Ticket("tcp_crr")
+    with slow_responder(ticket, floods_a_connection(CHUNK, 0)) as peer:
+        engine = crr_to(peer.port, ticket, duration_ms=None, response_bytes=size)
+        engine.arm()
+        engine.start()
+        until(lambda: engine.error is not None, "the engine has failed")
+        assert engine.error[0] == "recv the whole response"
+        assert stops(engine)
+    engine.close()
+
+
+@pytest.mark.parametrize("duration_ms", [None, 50])
+def test_a_response_that_trickles_holds_up_neither_stop_nor_deadline(duration_ms):
+    """A byte comes before any call has slept for as long as it may."""
+    ticket = Ticket("tcp_crr")
+    with slow_responder(ticket, floods_a_connection(b"x", 0.005)) as peer:
+        engine = crr_to(peer.port, ticket, duration_ms=duration_ms, response_bytes=16_384)
+        engine.arm()
+        engine.start()
+        if duration_ms is None:
+            engine.snapshot(engine.started_ns + 50_000_000)
+        else:
+            until(lambda: engine.snapshot(engine.started_ns + 50_000_000).finished, "it has ended by itself")
+        assert stops(engine)
+        assert engine.snapshot().counters["transactions"] == 0
+    engine.close()

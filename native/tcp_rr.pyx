@@ -188,7 +188,7 @@ cdef uint64_t take_all(caller *c, rr_line *line, bint ends, uint64_t now) noexce
     """Take what a connection has, as its event told, and start anew. Returns the time."""
     cdef ssize_t n = <ssize_t>c.buffer_bytes
     push_out(c, line)
-    while n == <ssize_t>c.buffer_bytes or (n > 0 and ends):
+    while (n == <ssize_t>c.buffer_bytes or (n > 0 and ends)) and worker_running(&c.worker) and not c.worker.error_call:
         n = receive(c, line, MSG_DONTWAIT, &now)
         if n > 0:
             now = start_due(c, now)

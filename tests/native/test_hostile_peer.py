@@ -10,7 +10,7 @@ import threading
 import pytest
 from tests.native.slow_session import SlowResponder, Ticket, read_exactly, slow_responder, until
 from tests.native.test_tcp_crr import crr_to
-from tests.native.test_tcp_rr import STOP_BOUND_S
+from tests.native.test_tcp_rr import STOP_BOUND_S, rr_to
 
 CHUNK = bytes(1 << 16)
 
@@ -72,4 +72,18 @@ def test_a_response_that_trickles_holds_up_neither_stop_nor_deadline(duration_ms
             until(lambda: engine.snapshot(engine.started_ns + 50_000_000).finished, "it has ended by itself")
         assert stops(engine)
         assert engine.snapshot().counters["transactions"] == 0
+    engine.close()
+
+
+@pytest.mark.parametrize("wait", ["block", "spin", "epoll"])
+def test_responses_that_nobody_asked_for_are_an_error(wait):
+    """They come faster than the requests can be sent that make room for them."""
+    ticket = Ticket("tcp_rr")
+    with slow_responder(ticket, floods_the_first) as peer:
+        engine = rr_to(peer.port, ticket, duration_ms=None, wait=wait, depth=256)
+        engine.arm()
+        engine.start()
+        until(lambda: engine.error is not None, "the engine has failed")
+        assert engine.error[0] == "recv more than was asked for"
+        assert stops(engine)
     engine.close()

@@ -162,8 +162,11 @@ cdef class Initiator(Engine):
         values = {"dscp": t.dscp, "sndbuf_bytes": t.sndbuf_bytes, "rcvbuf_bytes": t.rcvbuf_bytes, "mss": t.mss,
                   "rate_bytes_per_s": t.rate_bytes_per_s, "congestion": t.congestion.decode()}
         who = f"{peer}: its kernel" if self._session.refused_by_peer else "the kernel here"
+        reason = os.strerror(<int>self._session.refused.error)
+        if self._session.refused.option not in OPTIONS:
+            raise RefusedError(f"{who} refuses option {self._session.refused.option} ({reason}), which this version "
+                               "does not know: run the same version at both ends")
         what, term, advice = OPTIONS[self._session.refused.option]
-        reason = os.strerror(self._session.refused.error)
         raise RefusedError(f"{who} refuses {what} {values[term]} ({reason}): {advice}")
 
     cdef void _release(self) noexcept nogil:

@@ -5,12 +5,15 @@ Some of these do not even hold the key: a connection of tcp_crr is answered by w
 
 import contextlib
 import socket
+import struct
 import threading
 
 import pytest
 from tests.native.slow_session import SlowResponder, Ticket, read_exactly, slow_responder, until
 from tests.native.test_tcp_crr import crr_to
 from tests.native.test_tcp_rr import STOP_BOUND_S, rr_to
+
+from cvmprobe.errors import RefusedError
 
 CHUNK = bytes(1 << 16)
 
@@ -87,3 +90,15 @@ def test_responses_that_nobody_asked_for_are_an_error(wait):
         assert engine.error[0] == "recv more than was asked for"
         assert stops(engine)
     engine.close()
+
+
+def test_an_option_that_nobody_knows_is_refused_in_words(monkeypatch):
+    ticket = Ticket("tcp_rr")
+    told = ticket.reply
+    monkeypatch.setattr(
+        ticket, "reply", lambda hello: told(hello, (77, 2**32 - 1) if struct.unpack_from("<H", hello, 6)[0] else (0, 0))
+    )
+    with slow_responder(ticket, lambda peer: peer.over.wait() and None) as peer:
+        engine = rr_to(peer.port, ticket)
+        with pytest.raises(RefusedError, match="option 77"):
+            engine.arm()

@@ -36,7 +36,13 @@ static inline struct flight_slot *flight_slot(const struct flight *f, uint64_t s
     return &f->slots[sequence % FLIGHT_SLOTS];
 }
 
-/* Note a request. Its slot must not be waiting: see flight_expire. */
+/* Whether the oldest request may still wait in the slot of the next one: see flight_expire. */
+static inline int flight_is_full(const struct flight *f)
+{
+    return f->next - f->oldest >= FLIGHT_SLOTS;
+}
+
+/* Note a request, unless it is full. */
 static inline uint64_t flight_begin(struct flight *f, uint32_t socket, uint64_t intended_ns, uint64_t began_ns)
 {
     *flight_slot(f, f->next) = (struct flight_slot){f->next, intended_ns, began_ns, socket, FLIGHT_WAITING};
@@ -63,7 +69,7 @@ static inline struct flight_slot *flight_expire(struct flight *f, uint64_t now_n
         struct flight_slot *s = flight_slot(f, f->oldest);
         if (s->state != FLIGHT_WAITING)
             continue;
-        if (now_ns - s->began_ns < f->patience_ns && f->next - f->oldest < FLIGHT_SLOTS)
+        if (now_ns - s->began_ns < f->patience_ns && !flight_is_full(f))
             return NULL;
         s->state = FLIGHT_EXPIRED;
         f->waiting--;

@@ -19,6 +19,7 @@ cdef extern from "flight.h" nogil:
         uint64_t patience_ns
         uint64_t next
         uint64_t waiting
+    int flight_is_full(const flight *f)
     uint64_t flight_begin(flight *f, uint32_t socket, uint64_t intended_ns, uint64_t began_ns)
     flight_arrival flight_land(flight *f, uint64_t sequence, flight_slot **slot)
     flight_slot *flight_expire(flight *f, uint64_t now_ns)

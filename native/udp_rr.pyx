@@ -29,8 +29,8 @@ from cvmprobe.errors import EngineError, UsageError
 from cvmprobe.native.clock cimport clock_now_ns, clock_real_ns
 from cvmprobe.native.counters cimport counter_add
 from cvmprobe.native.flight cimport (
-    FLIGHT_DUPLICATE, FLIGHT_IN_TIME, FLIGHT_LATE, FLIGHT_SLOTS, flight, flight_begin, flight_expire, flight_land,
-    flight_slot,
+    FLIGHT_DUPLICATE, FLIGHT_IN_TIME, FLIGHT_LATE, FLIGHT_SLOTS, flight, flight_begin, flight_expire,
+    flight_is_full, flight_land, flight_slot,
 )
 from cvmprobe.native.histogram cimport histogram, histogram_record
 from cvmprobe.native.initiator cimport Initiator, await_results, initiator, initiator_reserve, initiator_sent_last
@@ -124,7 +124,7 @@ cdef void send_request(caller *c, uint32_t socket, uint64_t intended, uint64_t n
 cdef bint may_send(caller *c, uint64_t now) noexcept nogil:
     """Whether the deadline, the session's budget and the loop allow another request now."""
     cdef uint64_t whole = c.session.terms.request_bytes + c.session.terms.response_bytes
-    if now >= c.worker.deadline_ns or c.spent:
+    if now >= c.worker.deadline_ns or c.spent or flight_is_full(&c.flight):
         return False
     if (c.due_ns > now) if c.due_ns else (not c.idle_count):
         return False
@@ -133,18 +133,19 @@ cdef bint may_send(caller *c, uint64_t now) noexcept nogil:
 
 
 cdef void send_due(caller *c, uint64_t now) noexcept nogil:
-    """Send everything that may be sent now; in a closed loop the latency begins where the slot became free."""
+    """Send what may be sent now; in a closed loop the latency begins where the slot became free.
+
+    Paced it is one at a time: behind a rate that is too high something is always due, and responses come meanwhile.
+    """
     cdef slot *free_slot
-    while may_send(c, now):
-        if c.due_ns:
-            counter_add(&c.late_operations, now - c.due_ns > PACE_LATE_NS)
-            send_request(c, <uint32_t>(c.flight.next % c.session.terms.sockets), c.due_ns, now)
-            c.due_ns = pace_next(&c.pace)
-            now = clock_now_ns()
-        else:
-            c.idle_count -= 1
-            free_slot = &c.idle[c.idle_count]
-            send_request(c, free_slot.socket, free_slot.since_ns, now)
+    if c.due_ns and may_send(c, now):
+        counter_add(&c.late_operations, now - c.due_ns > PACE_LATE_NS)
+        send_request(c, <uint32_t>(c.flight.next % c.session.terms.sockets), c.due_ns, now)
+        c.due_ns = pace_next(&c.pace)
+    while not c.due_ns and may_send(c, now):
+        c.idle_count -= 1
+        free_slot = &c.idle[c.idle_count]
+        send_request(c, free_slot.socket, free_slot.since_ns, now)
 
 
 cdef void set_free(caller *c, uint32_t socket, uint64_t now) noexcept nogil:

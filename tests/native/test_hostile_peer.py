@@ -7,11 +7,13 @@ import contextlib
 import socket
 import struct
 import threading
+import time
 
 import pytest
 from tests.native.slow_session import SlowResponder, Ticket, read_exactly, slow_responder, until
 from tests.native.test_tcp_crr import crr_to
 from tests.native.test_tcp_rr import STOP_BOUND_S, rr_to
+from tests.native.test_udp_rr import admitted as admitted_udp
 
 from cvmprobe.errors import RefusedError
 
@@ -102,3 +104,27 @@ def test_an_option_that_nobody_knows_is_refused_in_words(monkeypatch):
         engine = rr_to(peer.port, ticket)
         with pytest.raises(RefusedError, match="option 77"):
             engine.arm()
+
+
+def test_a_rate_that_is_too_high_holds_up_neither_responses_nor_stop(responder):
+    """There is always a request due; the responses to those before must not wait for that to end."""
+    engine = admitted_udp(responder, rate_per_s=1_000_000, duration_ms=None, wait="epoll", timeout_ms=1000)
+    engine.arm()
+    engine.start()
+    middle = engine.snapshot(engine.started_ns + 300_000_000)
+    assert middle.counters["transactions"] > 0
+    begin = time.monotonic()
+    assert stops(engine)
+    assert time.monotonic() - begin < STOP_BOUND_S
+    engine.close()
+
+
+def test_a_rate_that_is_too_high_ends_with_its_time(responder):
+    """More requests may be under way than are remembered: none of them may be waited for forever."""
+    engine = admitted_udp(responder, rate_per_s=1_000_000, duration_ms=300, wait="spin")
+    engine.arm()
+    engine.start()
+    until(lambda: engine.snapshot(engine.started_ns + 20_000_000).finished, "the engine has ended")
+    counts = engine.snapshot().counters
+    assert counts["requests"] == counts["transactions"] + counts["timeouts"]
+    engine.close()

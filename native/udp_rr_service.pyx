@@ -85,6 +85,11 @@ cdef int answer_ready(serving *s, uint64_t until_ns) noexcept nogil:
     return answered
 
 
+cdef bint sleeps(serving *s) noexcept nogil:
+    """Whether to sleep until something comes to one of many sockets."""
+    return s.first.terms.wait != WAIT_SPIN or clock_now_ns() - s.last_ns > IDLE_NS
+
+
 cdef int answer_all(serving *s) noexcept nogil:
     """Answer until the initiator has ended and what was late is answered too. Returns 0 for that, else -errno."""
     cdef int r = 0
@@ -94,7 +99,7 @@ cdef int answer_all(serving *s) noexcept nogil:
             if r == 0 and not service_drains(s.first, s.last_ns):
                 return 0
         elif s.many:
-            r = answer_ready(s, 0 if s.first.terms.wait == WAIT_SPIN else UINT64_MAX)
+            r = answer_ready(s, UINT64_MAX if sleeps(s) else 0)
         elif s.first.terms.wait == WAIT_SPIN:
             r = answer_spinning(s)
         else:

@@ -1,0 +1,26 @@
+"""What a responder does beside an initiator that means it no good, or is carried over what it may: its caps bind."""
+
+import time
+
+import pytest
+from tests.native.admitting import admit
+from tests.native.slow_session import SlowInitiator, Terms, Ticket
+
+MOST = 2**64 - 1
+CPU_NS = 4  # of the results
+
+
+@pytest.mark.parametrize("sockets", [1, 2])
+def test_a_spinning_session_sleeps_while_nobody_asks(responder, sockets):
+    """An initiator that is suspended must not cost this node a CPU for as long as its admission lasts."""
+    terms = Terms(sockets=sockets, wait=1, duration_ms=0, request_bytes=16, response_bytes=16)
+    with SlowInitiator(responder.port, admit(responder, Ticket("udp_rr")), terms) as initiator:
+        began = time.monotonic()
+        for index, sock in enumerate(initiator.data, 1):
+            sock.send(initiator.datagram(index, 0))
+            assert len(sock.recv(100)) == 16
+        time.sleep(1)
+        initiator.data[0].send(initiator.datagram(1, 1))
+        assert len(initiator.data[0].recv(100)) == 16
+        counts, _ = initiator.drain()
+        assert counts[CPU_NS] < (time.monotonic() - began) * 1e9 / 3

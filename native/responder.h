@@ -224,7 +224,8 @@ static inline void responder_allow(struct admission *a, uint64_t max_bytes)
     a->max_bytes = max_bytes;
     if (s) {
         responder_charge(s);
-        __atomic_store_n(&s->tally.limit, s->charged_bytes + max_bytes, __ATOMIC_RELAXED);
+        uint64_t most = UINT64_MAX - s->charged_bytes;
+        __atomic_store_n(&s->tally.limit, s->charged_bytes + (max_bytes < most ? max_bytes : most), __ATOMIC_RELAXED);
     }
     a->spent_bytes = 0;
 }

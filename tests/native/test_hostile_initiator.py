@@ -4,10 +4,20 @@ import time
 
 import pytest
 from tests.native.admitting import admit
-from tests.native.slow_session import SlowInitiator, Terms, Ticket
+from tests.native.slow_session import SlowInitiator, Terms, Ticket, read_exactly
 
 MOST = 2**64 - 1
 CPU_NS = 4  # of the results
+
+
+def test_an_allowance_without_end_may_be_renewed(responder):
+    ticket = admit(responder, Ticket("tcp_rr"), max_bytes=MOST)
+    with SlowInitiator(responder.port, ticket, Terms(duration_ms=0, response_bytes=1)) as initiator:
+        for _ in range(2):
+            initiator.data[0].sendall(b"?")
+            assert len(read_exactly(initiator.data[0], 1)) == 1
+            admit(responder, ticket, max_bytes=MOST)
+        assert initiator.drain()[0][1] == 2
 
 
 @pytest.mark.parametrize("sockets", [1, 2])

@@ -169,6 +169,17 @@ static inline void tcp_rr_count_retransmitted(struct service *v)
     v->counts[RESULT_RETRANSMITTED_SEGMENTS] = sum;
 }
 
+/* Charge what has moved of transactions that never came to their end: the cap is one of bytes. */
+static inline void tcp_rr_charge_rest(const struct tcp_rr_serving *g)
+{
+    uint64_t request = g->v->terms->request_bytes, response = g->v->terms->response_bytes, rest = 0;
+    for (uint32_t i = 0; g->lines && i < g->v->terms->sockets; i++) {
+        const struct tcp_rr_line *l = &g->lines[i];
+        rest += l->received + (l->owed + response - 1) / response * (request + response) - l->owed;
+    }
+    service_charge(g->v, rest);
+}
+
 /* Answer requests on all connections until FIN on each. Returns 0 for that, else -errno. */
 static inline int tcp_rr_serve(struct service *v)
 {
@@ -178,6 +189,7 @@ static inline int tcp_rr_serve(struct service *v)
     int r = !g.lines ? -ENOMEM : many ? tcp_rr_watch_all(&g) : 0;
     if (!r)
         r = many ? tcp_rr_serve_all(&g) : tcp_rr_serve_one(&g);
+    tcp_rr_charge_rest(&g);
     tcp_rr_count_retransmitted(v);
     watch_close(&g.watch);
     free(g.lines);

@@ -1,9 +1,10 @@
 """What a responder does beside an initiator that means it no good, or is carried over what it may: its caps bind."""
 
+import socket
 import time
 
 import pytest
-from tests.native.admitting import admit
+from tests.native.admitting import admit, counted
 from tests.native.slow_session import SlowInitiator, Terms, Ticket, read_exactly
 
 MOST = 2**64 - 1
@@ -18,6 +19,20 @@ def test_an_allowance_without_end_may_be_renewed(responder):
             assert len(read_exactly(initiator.data[0], 1)) == 1
             admit(responder, ticket, max_bytes=MOST)
         assert initiator.drain()[0][1] == 2
+
+
+@pytest.mark.parametrize("sockets", [1, 3])
+def test_transactions_without_an_end_are_charged(responder, sockets):
+    """Else an initiator that never takes its responses whole could have as many sessions as it likes."""
+    terms = Terms(sockets=sockets, duration_ms=0, response_bytes=1 << 20, sndbuf_bytes=8192)
+    ticket = admit(responder, Ticket("tcp_rr"))
+    with SlowInitiator(responder.port, ticket, terms) as initiator:
+        for sock in initiator.data:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+            sock.sendall(b"?")
+            assert len(read_exactly(sock, 5000)) == 5000
+    counted(responder, "cut", 1)
+    assert sockets * 5001 <= responder.spent(ticket.session_id) < sockets * (1 << 20)
 
 
 @pytest.mark.parametrize("sockets", [1, 2])

@@ -2,10 +2,12 @@
 
 import json
 import random
+from pathlib import Path
 
 import pytest
 
 from cvmprobe.cli.__main__ import main
+from cvmprobe.cli.endpoint import Connection
 from cvmprobe.model.delivery import Batch, Hello, StreamKey
 from cvmprobe.model.endpoint import Endpoint, NodeTarget, Role
 from cvmprobe.model.environment import Confidence, Environment, Fact, TeeKind, TeeVerdict
@@ -122,3 +124,26 @@ def test_wrong_usage_is_one_line(snapshot, capsys, arguments, message):
     assert captured.out == ""
     assert message in captured.err
     assert captured.err.count("\n") == 1
+
+
+def test_runs_that_a_collector_still_has_are_fetched(snapshot, capsys, monkeypatch, tmp_path):
+    held = {"a1": Path(snapshot(2.0)).read_bytes(), "b2": Path(snapshot(2.2)).read_bytes()}
+    asked = []
+
+    class Collector:
+        async def __aenter__(self):
+            return self
+
+        async def __aexit__(self, *_):
+            pass
+
+        async def export_snapshot(self, run_id, span, *, with_samples, snapshot_format):
+            asked.append(run_id)
+            yield held[run_id]
+
+    monkeypatch.setattr(Connection, "client", lambda *_: Collector())
+    (tmp_path / "file").write_text("x")
+    where = ["--collector", "h:1", "--ca-file", str(tmp_path / "file"), "--token-file", str(tmp_path / "file")]
+    assert main(["compare", "a1", "b2", "-o", "json", *where]) == 1
+    assert asked == ["a1", "b2"]
+    assert json.loads(capsys.readouterr().out)["verdicts"] == {"worse": 1}

@@ -158,6 +158,14 @@ def test_unlike_kernels_and_scales_are_refused(unlike):
     assert judged(*sides, force=True).verdict is Verdict.SAME
 
 
+def test_what_was_used_counts_and_not_what_was_asked_for():
+    asked = streams(100, seed=1, engine="io_uring")
+    before = [replace(one, instance=replace(one.instance, parameters={"engine": "auto"})) for one in asked]
+    after = [replace(one, facts={"engine": "libaio"}) for one in before]
+    row = judged(side(before), side(after))
+    assert (row.verdict, row.reason) == (Verdict.NOT_COMPARABLE, "engine io_uring against libaio")
+
+
 def test_an_engine_that_changed_between_repeats_is_mixed():
     mixed = streams(100, seed=1)
     mixed = [replace(one, facts={"engine": "x"}) if one.instance.repeat == 3 else one for one in mixed]

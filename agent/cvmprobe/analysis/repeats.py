@@ -29,6 +29,10 @@ _CONDITIONS = (
     "congestion_control",
     "wait",
     "receive",
+    "send_offload",
+    "receive_offload",
+    "sndbuf_bytes",
+    "rcvbuf_bytes",
     "buffers",
     "filesystem",
     "size_bytes",
@@ -147,7 +151,7 @@ def _series(repeats: list[_Repeat]) -> Series:
 def _describe(whole: Series, repeat: _Repeat) -> None:
     """Note what a repeat was measured under; what differs between repeats is ``mixed``."""
     one = repeat.summaries[0]
-    found = {name: one.facts[name] for name in _CONDITIONS if name in one.facts} | dict(one.parameters)
+    found = dict(one.parameters) | {name: one.facts[name] for name in _CONDITIONS if name in one.facts}
     for name, value in found.items():
         known = whole.conditions.setdefault(name, value)
         whole.conditions[name] = value if known == value else "mixed"

@@ -1,7 +1,8 @@
 /* What the terms ask of a data socket: set before it connects or once it is accepted, and read back.
  *
  * What a kernel refuses, or grants less of, is kept by name; unlike buffers and names, an MSS above the path's is no
- * refusal: the MSS in use is the smallest of the path, of both ends, and of what was asked.
+ * refusal: the MSS in use is the smallest of the path, of both ends, and of what was asked. One thing cannot be undone:
+ * where the system's congestion control is bbr, Linux goes on pacing an accepted socket under any other.
  */
 #ifndef CVMPROBE_SOCKET_OPTIONS_H
 #define CVMPROBE_SOCKET_OPTIONS_H

@@ -255,3 +255,13 @@ def test_what_a_node_does_not_tell_has_no_column():
     assert "steal" not in lines[1]
     assert "frequency" not in lines[1]
     assert lines[4].split()[6:] == ["4", "-", "1", "-"]
+
+
+def test_what_came_back_stands_beside_both_directions_together():
+    both = {"sent_bytes": 9, "receiver_bytes": 625_000_000, "reverse_receiver_bytes": 62_500_000}
+    lines = rendered([window(Probe.TCP_STREAM, TO_B, {}, both)])
+    assert any("throughput" in line and "of it back" in line for line in lines)
+    assert any("11.00" in line and "1.00" in line.replace("11.00", "") for line in lines)
+    reverse = window(Probe.TCP_STREAM, TO_B, {}, {"reverse_receiver_bytes": 62_500_000})
+    assert figures_of_window(reverse).bytes_per_s == 125_000_000
+    assert not any("of it back" in line for line in rendered([reverse]))

@@ -55,6 +55,7 @@ class Figures:
     """Figures of one measurement; None: not known, or not of this kind. ``quantiles`` are in ns."""
 
     bytes_per_s: float | None = None
+    back_bytes_per_s: float | None = None  # what of it came back, where both directions ran at once
     operations_per_s: float | None = None
     quantiles: Mapping[float, float] = field(default_factory=dict)
     operations: int | None = None  # behind the quantiles
@@ -85,6 +86,7 @@ def figures_of_window(window: Window) -> Figures:
     histogram = next((window.histograms[name] for name in latencies if name in window.histograms), None)
     return Figures(
         bytes_per_s=_bytes_per_s(rates),
+        back_bytes_per_s=_back_bytes_per_s(rates),
         operations_per_s=_sum(rates, (*_OPERATIONS, *_TRIPS_OF_HALVES)),
         quantiles={} if histogram is None else quantiles(histogram, POINTS),
         operations=None if histogram is None else histogram.count,
@@ -148,6 +150,7 @@ def _figures(metrics: Mapping[str, Summary]) -> Figures:
     unit = metrics.get(_UNIT)
     return Figures(
         bytes_per_s=_bytes_per_s(rates),
+        back_bytes_per_s=_back_bytes_per_s(rates),
         operations_per_s=_operations_per_s(rates),
         quantiles={} if latency is None else latency.quantiles,
         operations=None if latency is None else latency.count,
@@ -179,6 +182,10 @@ def _bytes_per_s(rates: Mapping[str, float]) -> float | None:
     if _ARRIVED_BACK in rates:
         return rates[_ARRIVED_BACK] + (arrived or 0)
     return _sum(rates, _MOVED) if arrived is None else arrived
+
+
+def _back_bytes_per_s(rates: Mapping[str, float]) -> float | None:
+    return rates.get(_ARRIVED_BACK) if any(name in rates for name in _ARRIVED) else None
 
 
 def _operations_per_s(rates: Mapping[str, float]) -> float | None:

@@ -67,6 +67,7 @@ def _columns(rows: list[_Row], *, places: bool = True) -> list[Column[_Row]]:
     columns += _parts(rows)
     if any(row.figures.bytes_per_s is not None for row in rows):
         columns.append(_DISK_THROUGHPUT if disk else _THROUGHPUT)
+    columns += [_BACK] if any(row.figures.back_bytes_per_s is not None for row in rows) else []
     columns += [_LOST] if any(row.figures.lost is not None for row in rows) else []
     columns += [*_QUANTILES, _LATE, _N] if latency else [_WINDOWS]
     return [*columns, _FLAGS]
@@ -135,6 +136,9 @@ _LOST: Column[_Row] = Column("lost", _number(lambda figures: _times(figures.lost
 _IOPS: Column[_Row] = Column("IOPS", _number(lambda figures: figures.operations_per_s, ",.0f"), unit="1/s", right=True)
 _THROUGHPUT: Column[_Row] = Column(
     "throughput", _number(lambda figures: _times(figures.bytes_per_s, 8e-9), ".2f"), unit="Gbit/s", right=True
+)
+_BACK: Column[_Row] = Column(
+    "of it back", _number(lambda figures: _times(figures.back_bytes_per_s, 8e-9), ".2f"), unit="Gbit/s", right=True
 )
 _DISK_THROUGHPUT: Column[_Row] = Column(
     "throughput", _number(lambda figures: _times(figures.bytes_per_s, 1e-6), ",.1f"), unit="MB/s", right=True

@@ -15,7 +15,7 @@ BUF := npx --yes @bufbuild/buf@1.75.0
 PIP = -m pip install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help preflight run test check build asan accuracy bench proto image cluster-test clean
+.PHONY: help preflight run test check build asan accuracy soak bench proto image cluster-test clean
 
 help: ## print this help
 	@echo "cvmprobe: measure what a cluster of confidential VMs costs"
@@ -75,10 +75,17 @@ check: $(TEST_ENV)/ready ## style, types, layers, generated code
 accuracy: $(TEST_ENV)/installed ## as root: a known truth must be reported (network namespaces, throttled disks, cgroups)
 	@$(TEST_ENV)/bin/python -m pytest tests/accuracy -rs $(PYTEST_ARGS)
 
-bench: $(TEST_ENV)/installed ## side by side with iperf3, sockperf and fio; results in build/bench/
+bench: $(TEST_ENV)/installed ## side by side with iperf3, sockperf and fio (half an hour); results in build/bench/
 	@$(TEST_ENV)/bin/python tests/bench/record_cost.py
 	@$(TEST_ENV)/bin/python tests/bench/network.py
 	@$(TEST_ENV)/bin/python tests/bench/disk.py
+	@$(TEST_ENV)/bin/python tests/bench/stream_scaling.py
+	@$(TEST_ENV)/bin/python tests/bench/rr_connections.py
+	@$(TEST_ENV)/bin/python tests/bench/compare_power.py
+	@$(TEST_ENV)/bin/python tests/bench/compare_same.py
+
+soak: $(TEST_ENV)/installed ## campaigns with full counts: sessions, fuzz
+	@CVMPROBE_SOAK=1 CVMPROBE_FUZZ=10 $(TEST_ENV)/bin/python -m pytest tests/soak tests/fuzz -rs $(PYTEST_ARGS)
 
 proto: $(TEST_ENV)/ready ## generate agent/cvmprobe/v1 from proto/
 	$(TEST_ENV)/bin/python proto/generate.py

@@ -128,6 +128,11 @@ def test_a_log_shows_whole_commits_and_what_etcd_would_say():
     assert any("etcd's advice is kept: 1 of 10000" in line for line in rendered([log]))
 
 
+def test_what_ended_before_its_time_says_why():
+    short = replace(RR, facts={"ended": "ports ran short"})
+    assert "ended before its time: ports ran short" in rendered([RR, short])
+
+
 def test_a_measurement_that_ended_in_its_warm_up_says_so():
     row = rendered([replace(STREAM, phase=Phase.WARMUP, flags=frozenset([Flag.CUT]))])[3]
     assert row.split(maxsplit=4) == ["local-a", "local-b", "loopback", "0", "ended before it was steady"]

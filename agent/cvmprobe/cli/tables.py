@@ -216,6 +216,8 @@ def _footnotes(rows: Iterable[Figures]) -> list[str]:
         notes.append("time: of one unit, the mean of n repetitions; ±: half of its 95 % interval (Student's t)")
     advice = dict.fromkeys(figures.facts["etcd_advice"] for figures in kept if "etcd_advice" in figures.facts)
     notes += [f"wal: p50 to p99 of append and sync together; etcd's advice is {said}" for said in advice]
+    ended = dict.fromkeys(figures.facts["ended"] for figures in kept if "ended" in figures.facts)
+    notes += [f"ended before its time: {said}" for said in ended]
     if any(figures.flags for figures in kept):
         notes.append("flags: how many windows carry each, those of the drain included")
     if any(figures.left_out for figures in kept):

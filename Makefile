@@ -9,13 +9,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 RUN_ENV := .venv
 TEST_ENV := build/test/env
 ASAN_ENV := build/asan/env
+TSAN_ENV := build/tsan/env
 BUILD_INPUTS := setup.py pyproject.toml constraints.txt $(wildcard native/*)
 SOURCES := $(BUILD_INPUTS) $(shell find agent/cvmprobe -name '*.py' -o -name '*.pyi' -o -name '*.toml')
 BUF := npx --yes @bufbuild/buf@1.75.0
 PIP = -m pip install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help preflight run test check build asan accuracy soak bench proto image cluster-test clean
+.PHONY: help preflight run test check build asan tsan accuracy soak bench proto image cluster-test clean
 
 help: ## print this help
 	@echo "cvmprobe: measure what a cluster of confidential VMs costs"
@@ -103,6 +104,21 @@ asan: $(ASAN_ENV)/installed ## native tests under AddressSanitizer and UBSan
 	@LD_PRELOAD="$$($${CC:-cc} -print-file-name=libasan.so) $$($${CC:-cc} -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc \
 	$(ASAN_ENV)/bin/python -m pytest tests/native $(PYTEST_ARGS)
+
+$(TSAN_ENV)/installed: $(SOURCES) | preflight
+	@echo "building the wheel with ThreadSanitizer"
+	@test -x $(TSAN_ENV)/bin/python || $(PYTHON) -m venv $(TSAN_ENV)
+	@$(TSAN_ENV)/bin/python $(PIP) setuptools cython pytest pytest-asyncio hypothesis
+	@rm -rf build/tsan/wheel && CVMPROBE_BUILD=tsan $(TSAN_ENV)/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/tsan/wheel .
+	@$(TSAN_ENV)/bin/python $(PIP) --force-reinstall --no-deps build/tsan/wheel/*.whl
+	@$(TSAN_ENV)/bin/python $(PIP) "$$(ls build/tsan/wheel/*.whl)[agent]"
+	@touch $@
+
+tsan: $(TSAN_ENV)/installed ## tests of the responder and the network engines under ThreadSanitizer
+	@LD_PRELOAD="$$($${CC:-cc} -print-file-name=libtsan.so)" TSAN_OPTIONS="exitcode=66 suppressions=$(CURDIR)/tests/native/tsan.supp" \
+	$(TSAN_ENV)/bin/python -m pytest tests/native/test_responder.py tests/native/test_responder_door.py tests/native/test_open_admission.py \
+	  tests/native/test_udp_door.py tests/native/test_udp_rr.py tests/native/test_udp_stream.py tests/native/test_tcp_rr.py \
+	  tests/native/test_tcp_stream.py tests/native/test_lifecycle.py -k "not stays" $(PYTEST_ARGS)
 
 IMAGE_TOOL ?= $(shell command -v buildah >/dev/null && echo buildah bud || echo docker build)
 IMAGE_VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' agent/cvmprobe/__init__.py)

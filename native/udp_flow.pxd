@@ -13,6 +13,7 @@ cdef extern from "udp_path.h" nogil:
         uint32_t overhead_bytes
         uint64_t mtu_bytes
         uint64_t icmp_errors
+        uint64_t icmp_error
 
 cdef extern from "udp_sender.h" nogil:
     struct udp_sender:

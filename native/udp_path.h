@@ -29,6 +29,7 @@ struct udp_path {
     uint64_t next_ns;
     uint64_t mtu_bytes;
     uint64_t icmp_errors; /* that the path sent back */
+    uint64_t icmp_error;  /* the last of them, as an errno; 0: there was none */
     uint64_t dropped;     /* packets that found no room in this socket, since it is there */
 };
 
@@ -99,8 +100,8 @@ static inline void udp_path_open(struct udp_path *p, int fd, uint32_t size)
         udp_path_option(fd, IP_MTU_DISCOVER, IPV6_MTU_DISCOVER, IP_PMTUDISC_DO);
 }
 
-/* Whether an entry of the error queue came from the path, not from this kernel. */
-static inline int udp_path_is_icmp(struct msghdr *message)
+/* The errno of an entry of the error queue that came from the path; 0: it came from this kernel. */
+static inline uint32_t udp_path_icmp_error(struct msghdr *message)
 {
     struct sock_extended_err error;
     for (struct cmsghdr *c = CMSG_FIRSTHDR(message); c; c = CMSG_NXTHDR(message, c)) {
@@ -108,7 +109,7 @@ static inline int udp_path_is_icmp(struct msghdr *message)
             !(c->cmsg_level == IPPROTO_IPV6 && c->cmsg_type == IPV6_RECVERR))
             continue;
         memcpy(&error, CMSG_DATA(c), sizeof error);
-        return error.ee_origin == SO_EE_ORIGIN_ICMP || error.ee_origin == SO_EE_ORIGIN_ICMP6;
+        return error.ee_origin == SO_EE_ORIGIN_ICMP || error.ee_origin == SO_EE_ORIGIN_ICMP6 ? error.ee_errno : 0;
     }
     return 0;
 }
@@ -121,7 +122,11 @@ static inline void udp_path_collect_errors(struct udp_path *p)
         struct msghdr message = {.msg_control = control, .msg_controllen = sizeof control};
         if (recvmsg(p->fd, &message, MSG_ERRQUEUE | MSG_DONTWAIT) < 0)
             return;
-        counter_add(&p->icmp_errors, (uint64_t)udp_path_is_icmp(&message));
+        uint32_t error = udp_path_icmp_error(&message);
+        if (!error)
+            continue;
+        counter_add(&p->icmp_errors, 1);
+        counter_set(&p->icmp_error, error);
     }
 }
 

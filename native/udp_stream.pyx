@@ -14,6 +14,8 @@ so after the drain what was sent is what was received and what was lost, and a l
 receiver's socket. What the sender's own kernel refused was never sent; it is counted apart.
 """
 
+import os
+
 from libc.errno cimport EMSGSIZE, ENOMEM
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -314,6 +316,8 @@ cdef class UdpStream(Initiator):
             f = <flow *>self._worker(i)
             if f.sender is not NULL:
                 found["send_offload"] = OFFLOAD_NAMES[counter_read(&f.sender.offload)]
+                if counter_read(&f.sender.path.icmp_error):
+                    found["icmp_error"] = os.strerror(counter_read(&f.sender.path.icmp_error))
                 mtu = counter_read(&f.sender.path.mtu_bytes)
                 if mtu != COUNTER_UNKNOWN:
                     found["path_mtu_bytes"] = str(mtu)

@@ -4,9 +4,9 @@ import json
 
 import pytest
 from tests.accuracy.ends import begin, measure, serving
-from tests.accuracy.namespaces import bucket, dropping, inside, mtu_of_links, run
+from tests.accuracy.namespaces import bucket, dropping, inside, link_down, mtu_of_links, run
 
-from cvmprobe.model.window import Direction, Probe
+from cvmprobe.model.window import Direction, Flag, Probe
 
 UDP = Probe.UDP_STREAM
 DATA = "udp length > 300"  # hellos and their answers are shorter
@@ -136,3 +136,22 @@ def test_a_datagram_longer_than_the_path_goes_in_fragments(net, family, fragment
     assert told.windows[0].facts["fragments"] == fragments
     made = kernel_counts(net.a)["Ip:FragCreates" if family == 4 else "Ip6FragCreates"]
     assert made == int(fragments) * told.totals["sent_datagrams"]
+
+
+def with_link_down(net, side):
+    """Stream from a to b, and take a side's link down after the first window."""
+    with serving(net.b) as peer, begin(net, net.a, peer, UDP, rate_bytes_per_s=1_000_000, duration_ms=8_000) as running:
+        next(running.windows())
+        with link_down(side):
+            return running.told()
+
+
+def test_a_link_down_here_ends_the_stream_by_its_name(net):
+    assert "Network is unreachable" in with_link_down(net, net.a).error
+
+
+def test_a_link_down_there_is_told_by_what_comes_back(net):
+    told = with_link_down(net, net.b)
+    assert told.totals["icmp_errors"] > 0
+    assert told.windows[-1].facts["icmp_error"] == "No route to host"
+    assert all(Flag.CUT in window.flags for window in told.windows)

@@ -15,7 +15,8 @@ class UdpStream(Initiator):
     ``send_errors`` (datagrams that this kernel refused), ``icmp_errors``; of what is received here, each datagram once:
     ``reverse_receiver_bytes``, ``reverse_receiver_datagrams``, ``reverse_receive_calls``, ``reverse_duplicates``,
     ``reverse_reordered``. Facts ``send_offload``, ``receive_offload``, after the drain the responder's,
-    ``path_mtu_bytes``, ``fragments`` of a datagram. Raises UsageError for a value out of range.
+    ``path_mtu_bytes``, ``fragments`` of a datagram, ``icmp_error`` (the last that came back). Raises UsageError for a
+    value out of range.
     """
 
     def __init__(

@@ -33,7 +33,7 @@ struct tally {
     uint64_t ended_ns;      /* atomic: when the initiator had sent its last datagram (UDP kinds); 0: not yet */
     uint32_t running;       /* atomic: falls when the session is cut */
     uint64_t bytes __attribute__((aligned(64))); /* atomic, written often: all payload so far, both ways */
-    struct budget budget; /* of the senders here */
+    struct budget budget __attribute__((aligned(64))); /* of the senders here */
 } __attribute__((aligned(64)));
 
 struct session;

@@ -203,6 +203,7 @@ static inline void responder_reap(struct responder *r, uint64_t now_ns)
         r->service_count -= s->threads;
         if (s->control.kind == KIND_TCP_CRR && !--r->short_sessions)
             responder_defer_accept(r, 0);
+        epoll_ctl(r->epoll, EPOLL_CTL_DEL, s->fd, NULL); /* closing is not enough while a child of a fork has it, too */
         session_free(s);
         r->sessions[i] = r->sessions[--r->session_count];
     }

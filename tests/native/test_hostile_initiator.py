@@ -1,7 +1,9 @@
 """What a responder does beside an initiator that means it no good, or is carried over what it may: its caps bind."""
 
+import contextlib
 import socket
 import time
+from pathlib import Path
 
 import pytest
 from tests.native.admitting import admit, counted
@@ -49,3 +51,28 @@ def test_a_spinning_session_sleeps_while_nobody_asks(responder, sockets):
         assert len(initiator.data[0].recv(100)) == 16
         counts, _ = initiator.drain()
         assert counts[CPU_NS] < (time.monotonic() - began) * 1e9 / 3
+
+
+def copy_of(sock: socket.socket) -> socket.socket:
+    """What a child of a fork would hold of the responder's end of a connection, which lives in this process."""
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError), socket.fromfd(int(entry.name), socket.AF_INET, socket.SOCK_STREAM) as end:
+            if end.getpeername() == sock.getsockname():
+                return end.dup()
+    raise AssertionError("the responder has no such connection")
+
+
+def test_a_freed_session_is_not_told_of_what_a_child_of_a_fork_still_holds(responder):
+    """Its control socket stays open there until the child runs its program, and events of it go on coming."""
+    with SlowInitiator(
+        responder.port, admit(responder, Ticket("tcp_rr")), Terms(duration_ms=0, response_bytes=1)
+    ) as ends:
+        with copy_of(ends.control):
+            assert ends.drain() is not None
+            counted(responder, "active", 0)
+            ends.control.close()
+            began = time.process_time()
+            time.sleep(0.5)
+            spent = time.process_time() - began
+            assert spent < 0.1, "its thread must sleep"
+            assert responder.counters()["cut"] == 0

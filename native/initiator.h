@@ -54,7 +54,8 @@ struct initiator {
     struct refusal refused; /* what a kernel would not do for a data socket */
     int refused_by_peer;
     /* the budget and the end */
-    struct budget budget; /* of the senders here */
+    struct budget budget;   /* of the senders here */
+    struct budget incoming; /* of the senders there */
     uint32_t sent_last;   /* atomic: UDP data sockets that have nothing more to send */
     uint32_t complete;    /* atomic: results and bins are there and true */
     struct results results;
@@ -71,6 +72,12 @@ static inline void initiator_init(struct initiator *s)
 static inline uint64_t initiator_reserve(struct initiator *s, uint64_t wanted)
 {
     return budget_take(&s->budget, wanted);
+}
+
+/* Note payload that the responder sent. Returns 0, or -EDQUOT when it is more than the terms allow. */
+static inline int initiator_take_in(struct initiator *s, uint64_t bytes)
+{
+    return budget_take(&s->incoming, bytes) < bytes ? -EDQUOT : 0;
 }
 
 /* Find the peer; a name is resolved here, once. Returns 0 or -errno. */

@@ -42,6 +42,7 @@ cdef extern from "initiator.h" nogil:
         uint32_t dialed
         uint32_t dials
         budget budget
+        budget incoming
         refusal refused
         int refused_by_peer
         uint32_t complete
@@ -49,6 +50,7 @@ cdef extern from "initiator.h" nogil:
         uint64_t *bins
     void initiator_init(initiator *s)
     uint64_t initiator_reserve(initiator *s, uint64_t wanted)
+    int initiator_take_in(initiator *s, uint64_t bytes)
     int initiator_resolve(initiator *s, const char *host, uint16_t port)
     int initiator_dial(initiator *s)
     void initiator_sent_last(initiator *s)

@@ -9,7 +9,7 @@ from libc.errno cimport (
     EADDRNOTAVAIL, EAGAIN, EBADMSG, ECONNABORTED, ECONNREFUSED, ECONNRESET, EHOSTUNREACH, ENETUNREACH, EPIPE,
     ETIMEDOUT,
 )
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport UINT64_MAX, uint8_t, uint64_t
 
 from cvmprobe.errors import DeniedError, EngineError, RefusedError, UnreachableError, UsageError, WireError
 
@@ -110,6 +110,7 @@ cdef class Initiator(Engine):
         self._session.bins = <uint64_t *><char *>self._bins
         self._session.control.kind = kind
         self._session.budget.limit = max_bytes
+        self._session.incoming.limit = self._session.terms.byte_limit or UINT64_MAX
         self._session.dials = dials
         session_id_set(self._session.control.session_id, session_id)
         session_key_set(&self._session.key, key)

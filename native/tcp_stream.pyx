@@ -24,7 +24,7 @@ from cvmprobe.native.clock cimport clock_now_ns, clock_sleep_until
 from cvmprobe.native.counters cimport COUNTER_UNKNOWN, counter_add, counter_read
 from cvmprobe.native.histogram cimport histogram, histogram_record
 from cvmprobe.native.initiator cimport (
-    INITIATOR_DRAIN_NS, Initiator, await_results, initiator, initiator_reserve,
+    INITIATOR_DRAIN_NS, Initiator, await_results, initiator, initiator_reserve, initiator_take_in,
 )
 from cvmprobe.native.intervals cimport intervals, intervals_at
 from cvmprobe.native.session cimport (
@@ -37,6 +37,10 @@ from cvmprobe.native.tcp_path cimport (
 )
 from cvmprobe.native.worker cimport worker, worker_fail, worker_running
 
+
+cdef extern from "<errno.h>" nogil:
+    enum:
+        EDQUOT
 
 cdef extern from "<sys/socket.h>" nogil:
     enum:
@@ -131,6 +135,9 @@ cdef void receive_loop(stream *s, int fd) noexcept nogil:
             s.bins[intervals_at(&s.intervals, s.first_ns, now)] += <uint64_t>n
             counter_add(&s.received_bytes, <uint64_t>n)
             counter_add(&s.receive_calls, 1)
+            if initiator_take_in(s.session, <uint64_t>n):
+                worker_fail(&s.worker, b"recv no more than was allowed", EDQUOT)
+                return
         elif n == 0:
             shutdown(fd, SHUT_WR)
             return

@@ -24,7 +24,7 @@ from cvmprobe.errors import EngineError, UsageError
 
 from cvmprobe.native.counters cimport COUNTER_UNKNOWN, counter_read, counter_set
 from cvmprobe.native.initiator cimport (
-    Initiator, await_results, initiator, initiator_sent_last,
+    Initiator, await_results, initiator, initiator_sent_last, initiator_take_in,
 )
 from cvmprobe.native.intervals cimport intervals, intervals_at
 from cvmprobe.native.pace cimport pace_start
@@ -41,6 +41,10 @@ from cvmprobe.native.udp_flow cimport (
 )
 from cvmprobe.native.worker cimport worker, worker_fail, worker_running
 
+
+cdef extern from "<errno.h>" nogil:
+    enum:
+        EDQUOT
 
 cdef extern from "<sys/socket.h>" nogil:
     enum:
@@ -123,6 +127,9 @@ cdef void receive_loop(flow *f, int fd) noexcept nogil:
         if r.fresh:
             last = now
             count_fresh(f, known, now)
+            if initiator_take_in(f.session, r.fresh_bytes):
+                worker_fail(&f.worker, b"recvmmsg no more than was allowed", EDQUOT)
+                return
         elif receiver_failed(r, error):
             worker_fail(&f.worker, b"recvmmsg", -error)
             return

@@ -11,9 +11,12 @@ import time
 
 import pytest
 from tests.native.slow_session import SlowResponder, Ticket, read_exactly, slow_responder, until
+from tests.native.slow_udp import SlowUdpResponder
+from tests.native.streaming import stream_to
 from tests.native.test_tcp_crr import crr_to
 from tests.native.test_tcp_rr import STOP_BOUND_S, rr_to
 from tests.native.test_udp_rr import admitted as admitted_udp
+from tests.native.test_udp_stream import stream_to as datagrams_to
 
 from cvmprobe.errors import RefusedError
 
@@ -128,3 +131,38 @@ def test_a_rate_that_is_too_high_ends_with_its_time(responder):
     counts = engine.snapshot().counters
     assert counts["requests"] == counts["transactions"] + counts["timeouts"]
     engine.close()
+
+
+def test_a_stream_that_sends_more_than_it_may_is_an_error():
+    ticket = Ticket("tcp_stream")
+    with slow_responder(ticket, floods_the_first) as peer:
+        engine = stream_to(peer.port, ticket, direction="reverse", duration_ms=20_000, max_bytes=1 << 20)
+        engine.arm()
+        engine.start()
+        until(lambda: engine.error is not None, "the engine has failed")
+        assert engine.error[0] == "recv no more than was allowed"
+        assert stops(engine)
+    engine.close()
+
+
+class Generous(SlowUdpResponder):
+    """Sends what it has at once, more than it may."""
+
+    def _take(self, data, peer, nonce):
+        if data[:4] == b"CVMC":
+            super()._take(data, peer, nonce)
+            return
+        for number in range(60):
+            self._datagrams.sendto(data[:8] + struct.pack("<Q", number) + bytes(1356), peer)
+
+
+def test_datagrams_beyond_what_may_be_sent_are_an_error():
+    peer = Generous(Ticket("udp_stream"), lambda _: [])
+    engine = datagrams_to(peer.port, peer.ticket, direction="reverse", duration_ms=20_000, max_bytes=20 * 1372)
+    engine.arm()
+    engine.start()
+    until(lambda: engine.error is not None, "the engine has failed")
+    assert engine.error[0] == "recvmmsg no more than was allowed"
+    assert stops(engine)
+    engine.close()
+    peer.close()

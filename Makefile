@@ -82,11 +82,11 @@ bench: $(TEST_ENV)/installed ## side by side with iperf3, sockperf and fio (half
 	@$(TEST_ENV)/bin/python tests/bench/disk.py
 	@$(TEST_ENV)/bin/python tests/bench/stream_scaling.py
 	@$(TEST_ENV)/bin/python tests/bench/rr_connections.py
+
+soak: $(TEST_ENV)/installed ## campaigns with full counts: a thousand sessions, fuzz, false alarms and power of compare
+	@CVMPROBE_SOAK=1 CVMPROBE_FUZZ=10 $(TEST_ENV)/bin/python -m pytest tests/soak tests/fuzz -rs $(PYTEST_ARGS)
 	@$(TEST_ENV)/bin/python tests/bench/compare_power.py
 	@$(TEST_ENV)/bin/python tests/bench/compare_same.py
-
-soak: $(TEST_ENV)/installed ## campaigns with full counts: sessions, fuzz
-	@CVMPROBE_SOAK=1 CVMPROBE_FUZZ=10 $(TEST_ENV)/bin/python -m pytest tests/soak tests/fuzz -rs $(PYTEST_ARGS)
 
 proto: $(TEST_ENV)/ready ## generate agent/cvmprobe/v1 from proto/
 	$(TEST_ENV)/bin/python proto/generate.py

@@ -18,7 +18,7 @@ __all__ = ["Case", "OurResponder", "client", "server", "version_of"]
 
 PLENTY = 1 << 60
 CPU_CLOCK = 2  # with the complement of a process id: the kernel's id of that process's CPU clock
-LISTEN = "0A"  # as /proc/net/tcp has it
+WAITS = {"tcp": "0A", "udp": "07"}  # the states of a listening and of an unconnected socket
 
 RESPONDER = """
 import sys
@@ -69,10 +69,14 @@ class OurResponder:
 
 
 def listening(port: int) -> bool:
-    """Whether a TCP socket listens on this port, without connecting to it."""
-    tables = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
-    rows = [row.split() for table in tables if table.exists() for row in table.read_text().splitlines()]
-    return any(row[1].endswith(f":{port:04X}") and row[3] == LISTEN for row in rows)
+    """Whether a socket waits on this port for anybody, without sending it anything."""
+    return any(
+        row.split()[1].endswith(f":{port:04X}") and row.split()[3] == state
+        for protocol, state in WAITS.items()
+        for table in (Path("/proc/net", protocol), Path("/proc/net", f"{protocol}6"))
+        if table.exists()
+        for row in table.read_text().splitlines()
+    )
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
-"""tcp_rr beside sockperf and netperf, tcp_crr beside netperf and a plain C loop.
+"""tcp_rr and udp_rr beside sockperf, tcp_rr and tcp_crr beside netperf, tcp_crr beside a plain C loop.
 
-Round trips: 14 bytes each way (sockperf's least), the full round trip, the first 0.4 s left out; `spin` is sockperf's
---nonblocked. Connections: 16 bytes each way (our token's least); crr_loop.c is compiled here. A percentile of ours is
-the geometric midpoint of its bucket (0.27 % wide).
+Round trips: 14 bytes each way (sockperf's least; UDP 16, ours), the full round trip, the first 0.4 s left out; `spin`
+is sockperf's --nonblocked. Connections: 16 bytes each way (our token's least); crr_loop.c is compiled here. A
+percentile of ours is the geometric midpoint of its bucket (0.27 % wide).
 """
 
 import re
@@ -18,12 +18,13 @@ from cvmprobe.native.engine import Engine, Snapshot
 from cvmprobe.native.histogram import Histogram, bucket_upper
 from cvmprobe.native.tcp_crr import TcpCrr
 from cvmprobe.native.tcp_rr import TcpRr
+from cvmprobe.native.udp_rr import UdpRr
 
 __all__ = ["CASES", "our_rr", "percentile_us"]
 
 HERE = Path(__file__).parent
 LOOP = Path("build/bench/crr_loop")
-REQUEST_BYTES = 14
+BYTES = {"tcp_rr": 14, "udp_rr": 16}
 TOKEN_BYTES = 16
 OMIT_S = 0.4
 
@@ -71,13 +72,15 @@ def our_rr(
     seconds: float,
     *,
     wait: str,
+    probe: str = "tcp_rr",
     connections: int = 1,
     kernel_stamps: bool = False,
-    size: int = REQUEST_BYTES,
+    size: int | None = None,
 ) -> dict[str, float]:
     """Measure round trips with our engine."""
-    engine = TcpRr(
-        **responder.session("tcp_rr"),
+    size = size or BYTES[probe]
+    engine = {"tcp_rr": TcpRr, "udp_rr": UdpRr}[probe](
+        **responder.session(probe),
         duration_ms=int((OMIT_S + seconds) * 1000),
         request_bytes=size,
         response_bytes=size,
@@ -126,12 +129,12 @@ def number(pattern: str, output: str) -> float:
     return float(match[1])
 
 
-def sockperf_rr(seconds: float, *, wait: str) -> dict[str, float]:
+def sockperf_rr(seconds: float, *, wait: str, probe: str) -> dict[str, float]:
     """Measure with sockperf, told to do the same."""
     how = ["--nonblocked"] if wait == "spin" else []
-    words = ["--tcp", "-i", "127.0.0.1", *how]
+    words = [*(["--tcp"] if probe == "tcp_rr" else []), "-i", "127.0.0.1", *how]
     with server(lambda port: ["sockperf", "server", *words, "-p", str(port)]) as (port, server_cpu_s):
-        command = ["sockperf", "ping-pong", *words, "-p", str(port), "--full-rtt", "-m", str(REQUEST_BYTES)]
+        command = ["sockperf", "ping-pong", *words, "-p", str(port), "--full-rtt", "-m", str(BYTES[probe])]
         output, cpu_s = client([*command, "-t", str(seconds)], seconds)
     transactions = number(r"\[Total Run\].*SentMessages=(\d+)", output)
     return {
@@ -169,17 +172,28 @@ def plain_crr(seconds: float) -> dict[str, float]:
     }
 
 
-def rr_case(
-    name: str,
-    peer: str,
-    figures: list[Figure],
-    theirs: Callable[[float], dict[str, float]],
-    *,
-    wait: str,
-) -> Case:
-    """Describe round trips that wait in this way."""
-    settings = {"wait": wait, "bytes": str(REQUEST_BYTES)}
-    return Case(name, peer, figures, settings, lambda responder, seconds: our_rr(responder, seconds, wait=wait), theirs)
+def rr_case(probe: str, wait: str) -> Case:
+    """Describe round trips that wait in this way, beside sockperf."""
+    return Case(
+        f"{probe}-{wait}",
+        "sockperf",
+        LATENCIES + COSTS,
+        {"wait": wait, "bytes": str(BYTES[probe])},
+        lambda responder, seconds: our_rr(responder, seconds, wait=wait, probe=probe),
+        lambda seconds: sockperf_rr(seconds, wait=wait, probe=probe),
+    )
+
+
+def netperf_case() -> Case:
+    """Describe round trips beside netperf."""
+    return Case(
+        "tcp_rr-netperf",
+        "netperf",
+        [MEAN],
+        {"wait": "block", "bytes": str(BYTES["tcp_rr"])},
+        lambda responder, seconds: our_rr(responder, seconds, wait="block"),
+        lambda seconds: netperf(seconds, test="TCP_RR", size=BYTES["tcp_rr"]),
+    )
 
 
 def crr_case(name: str, peer: str, figures: list[Figure], theirs: Callable[[float], dict[str, float]]) -> Case:
@@ -188,9 +202,8 @@ def crr_case(name: str, peer: str, figures: list[Figure], theirs: Callable[[floa
 
 
 CASES = [
-    rr_case("tcp_rr-block", "sockperf", LATENCIES + COSTS, lambda s: sockperf_rr(s, wait="block"), wait="block"),
-    rr_case("tcp_rr-spin", "sockperf", LATENCIES + COSTS, lambda s: sockperf_rr(s, wait="spin"), wait="spin"),
-    rr_case("tcp_rr-netperf", "netperf", [MEAN], lambda s: netperf(s, test="TCP_RR", size=REQUEST_BYTES), wait="block"),
+    *(rr_case(probe, wait) for probe in BYTES for wait in ("block", "spin")),
+    netperf_case(),
     crr_case("tcp_crr-loop", "cc", LATENCIES + COSTS, plain_crr),
     crr_case("tcp_crr-netperf", "netperf", [MEAN], lambda s: netperf(s, test="TCP_CRR", size=TOKEN_BYTES)),
 ]

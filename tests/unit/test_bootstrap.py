@@ -93,6 +93,11 @@ def test_any_values_have_an_answer(before, after):
     assert one.p_beyond(0.1) >= one.p_beyond(0.01)
 
 
+def test_an_interval_beyond_all_numbers_is_infinite():
+    one = contrast([1e9, 1e9, 1e9, 1e9, 1e-3], [1e-3, 1e-3, 1e-3, 1e-3, 1.0], 199)
+    assert one.low < one.ratio < one.high == math.inf
+
+
 def test_holm():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])  # by hand: 3 x 0.01, 2 x 0.03, max(0.04, 0.06)
     assert holm([0.5, 0.9]) == [1.0, 1.0]

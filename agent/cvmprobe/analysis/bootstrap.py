@@ -12,6 +12,7 @@ a snapshot needs more, so the statistics need no numerical library.
 
 import math
 import random
+import sys
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ __all__ = ["DRAWS", "LEVEL", "Contrast", "contrast", "holm"]
 
 DRAWS = 4_999
 LEVEL = 0.95
+_LARGEST = math.log(sys.float_info.max)
 _SEED = 20_240_229  # the same data give the same answer, whoever asks
 
 
@@ -65,9 +67,9 @@ def contrast(before: Sequence[float], after: Sequence[float], draws: int = DRAWS
     tail = (1 - LEVEL) / 2
     low_t, high_t = ts[round(tail * (draws + 1)) - 1], ts[round((1 - tail) * (draws + 1)) - 1]
     return Contrast(
-        ratio=math.exp(difference),
-        low=math.exp(difference - (high_t * error if error else 0.0)),
-        high=math.exp(difference - (low_t * error if error else 0.0)),
+        ratio=_ratio(difference),
+        low=_ratio(difference - (high_t * error if error else 0.0)),
+        high=_ratio(difference - (low_t * error if error else 0.0)),
         _difference=difference,
         _error=error,
         _draws=tuple(ts),
@@ -82,6 +84,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
         floor = max(floor, min(1.0, p_values[index] * (len(p_values) - place)))
         adjusted[index] = floor
     return adjusted
+
+
+def _ratio(logarithm: float) -> float:
+    """Return e to this power; what few repeats put beyond all numbers is infinite, not an error."""
+    return math.exp(logarithm) if logarithm < _LARGEST else math.inf
 
 
 def _squared_error(values: Sequence[float]) -> float:

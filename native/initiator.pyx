@@ -89,6 +89,13 @@ OPTIONS = {
 }
 
 
+class Results(dict):
+    """What a responder counted, by name. To need what it did not tell is an error of the session: WireError."""
+
+    def __missing__(self, name):
+        raise WireError(f"the responder did not tell its {name}: it is of another version, or is none of ours")
+
+
 cdef void await_results(worker *w, initiator *session) noexcept nogil:
     """Loop of the control socket's worker. No results within the drain are no failure: the session is cut."""
     cdef int error = initiator_await_results(session, &w.running, w.deadline_ns)
@@ -179,7 +186,7 @@ cdef class Initiator(Engine):
         if not self._session.complete:
             return None
         counts = {name: self._session.results.counts[<int>what] for name, what in RESULTS.items()}
-        return {name: count for name, count in counts.items() if count != RESULT_UNKNOWN}
+        return Results((name, count) for name, count in counts.items() if count != RESULT_UNKNOWN)
 
     @property
     def responder_congestion_control(self):

@@ -183,6 +183,20 @@ def test_unequal_totals_are_cut():
     assert all(Flag.CUT in window.flags for window in result.windows)
 
 
+def test_a_responder_that_keeps_its_counts_to_itself_leaves_an_error():
+    ticket = Ticket(key=b"k" * 32)
+
+    def conceal(peer):
+        bins = list(struct.unpack_from("<5Q", count_bytes(peer), 448))
+        return ticket.results(peer.control_nonce, (), bins)
+
+    with slow_responder(ticket, conceal) as peer:
+        _, result = run(setup_of(Probe.TCP_STREAM, peer.port, assignment_id=ticket.session_id.hex()))
+    assert isinstance(result.error, WireError)
+    assert "did not tell its" in str(result.error)
+    assert all(Flag.CUT in window.flags for window in result.windows)
+
+
 def test_a_peer_that_goes_away_leaves_an_error(responder):
     setup = admitted(responder, Probe.TCP_STREAM, duration_ms=60_000)
     execution = prepare(setup)

@@ -5,11 +5,14 @@ from cvmprobe.native.engine import Engine
 RESULTS: dict[str, int]
 SERIES: dict[str, int]
 
+class Results(dict[str, int]):
+    """What a responder counted, by name. To need what it did not tell is an error of the session: WireError."""
+
 class Initiator(Engine):
     """An engine with a session. arm() raises UnreachableError, DeniedError, WireError, EngineError or RefusedError."""
 
     @property
-    def results(self) -> dict[str, int] | None:
+    def results(self) -> Results | None:
         """What the responder counted, by name (session.h); what it does not know is absent. None unless drained."""
 
     @property

@@ -62,8 +62,14 @@ $(TEST_ENV)/installed: $(TEST_ENV)/ready $(SOURCES)
 	@$(TEST_ENV)/bin/python $(PIP) "$$(ls build/test/wheel/*.whl)[agent,collector,cli,report]"
 	@touch $@
 
+# Tests wait more than they work, so three run at a time, and afterwards those that compare rates, each alone. 5: there were none.
+PYTEST_ALL = parallel=0; alone=0; \
+	$(1)/bin/python -m pytest $(2) $(PYTEST_ARGS) -m "not alone" --numprocesses 3 --dist worksteal || parallel=$$?; \
+	$(1)/bin/python -m pytest $(2) $(PYTEST_ARGS) -m alone || alone=$$?; \
+	case $$parallel$$alone in 00|05|50) ;; *) exit 1;; esac
+
 test: $(TEST_ENV)/installed ## all tests that need neither root nor other tools
-	@$(TEST_ENV)/bin/python -m pytest $(PYTEST_ARGS)
+	@$(call PYTEST_ALL,$(TEST_ENV))
 
 check: $(TEST_ENV)/ready ## style, types, layers, generated code
 	$(TEST_ENV)/bin/ruff check
@@ -94,7 +100,7 @@ proto: $(TEST_ENV)/ready ## generate agent/cvmprobe/v1 from proto/
 $(ASAN_ENV)/installed: $(SOURCES) | preflight
 	@echo "building the wheel with AddressSanitizer and UBSan"
 	@test -x $(ASAN_ENV)/bin/python || $(PYTHON) -m venv $(ASAN_ENV)
-	@$(ASAN_ENV)/bin/python $(PIP) setuptools cython pytest pytest-asyncio hypothesis
+	@$(ASAN_ENV)/bin/python $(PIP) setuptools cython pytest pytest-asyncio pytest-xdist hypothesis
 	@rm -rf build/asan/wheel && CVMPROBE_BUILD=asan $(ASAN_ENV)/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/asan/wheel .
 	@$(ASAN_ENV)/bin/python $(PIP) --force-reinstall --no-deps build/asan/wheel/*.whl
 	@$(ASAN_ENV)/bin/python $(PIP) "$$(ls build/asan/wheel/*.whl)[agent]"
@@ -103,12 +109,12 @@ $(ASAN_ENV)/installed: $(SOURCES) | preflight
 asan: $(ASAN_ENV)/installed ## native tests under AddressSanitizer and UBSan
 	@LD_PRELOAD="$$($${CC:-cc} -print-file-name=libasan.so) $$($${CC:-cc} -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc \
-	$(ASAN_ENV)/bin/python -m pytest tests/native $(PYTEST_ARGS)
+	$(ASAN_ENV)/bin/python -m pytest tests/native --numprocesses 2 --dist worksteal $(PYTEST_ARGS)
 
 $(TSAN_ENV)/installed: $(SOURCES) | preflight
 	@echo "building the wheel with ThreadSanitizer"
 	@test -x $(TSAN_ENV)/bin/python || $(PYTHON) -m venv $(TSAN_ENV)
-	@$(TSAN_ENV)/bin/python $(PIP) setuptools cython pytest pytest-asyncio hypothesis
+	@$(TSAN_ENV)/bin/python $(PIP) setuptools cython pytest pytest-asyncio pytest-xdist hypothesis
 	@rm -rf build/tsan/wheel && CVMPROBE_BUILD=tsan $(TSAN_ENV)/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/tsan/wheel .
 	@$(TSAN_ENV)/bin/python $(PIP) --force-reinstall --no-deps build/tsan/wheel/*.whl
 	@$(TSAN_ENV)/bin/python $(PIP) "$$(ls build/tsan/wheel/*.whl)[agent]"

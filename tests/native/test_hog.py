@@ -11,6 +11,8 @@ from tests.native.hog import hog_inside, hog_ratios, report
 
 from cvmprobe.native.timer import Timer
 
+pytestmark = pytest.mark.alone  # what runs beside it would be in the rates it compares
+
 two_cpus = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="a hog on the only CPU takes it either way")
 
 

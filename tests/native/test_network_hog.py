@@ -12,6 +12,8 @@ from cvmprobe.native.responder import Responder
 from cvmprobe.native.tcp_rr import TcpRr
 from cvmprobe.native.tcp_stream import TcpStream
 
+pytestmark = pytest.mark.alone  # what runs beside it would be in the rates it compares
+
 PLENTY = 1 << 50
 MEASURED_MS = 150
 

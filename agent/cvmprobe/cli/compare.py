@@ -26,8 +26,8 @@ Hold run B against run A: what became better, worse, stayed the same, or cannot 
 
 A and B are snapshot files, or ids of runs that a collector still has. The unit is the repeat, of which each
 side needs at least five: cvmprobe run quick --local --repeats 5. Worse means worse by more than the minimum
-effect, at 5 % over all metrics together. What was measured by unlike engines, on unlike kernels, with unlike
-parameters or sizes is not compared unless --force is given.
+effect, at 5 % over all metrics together. What was measured by other engines, on another kernel or with other
+parameters is not compared unless --force is given.
 
 Look at a change; or let a pipeline fail where something became worse by over 5 %:
 

@@ -11,15 +11,21 @@ from cvmprobe.model.window import Direction, Flag, Probe
 PAYLOAD_SHARE = {4: 1448 / 1514, 6: 1428 / 1514}  # of a full segment with timestamps, Ethernet header included
 MBIT = 1_000_000
 STEPS = {50 * MBIT: 1 << 16, 1_000 * MBIT: 1 << 20, 5_000 * MBIT: 1 << 22}  # rate: burst, less than 0.3 % of a trial
+SECONDS = {50 * MBIT: 8, 1_000 * MBIT: 3, 5_000 * MBIT: 3}
 BACK = "reverse_receiver_bytes"
 TRIALS = 4  # only a trial whose threads had their CPUs says whether we are right; the last one counts whatever it was
 CONGESTION = "cubic"  # fills the bucket all the time; bbr pauses to look at the path
 
 
-def trial(net, **asked):
-    """Measure for 3 s after a second; again while the machine was too busy to fill the bucket."""
+def trial(net, seconds=3, **asked):
+    """Measure for some seconds after one; again while the machine was too busy to fill the bucket.
+
+    What waits behind a lost segment when the time is over has passed the bucket and is not received: up to a queue of
+    the bucket, 0.2 MB. So a slow bucket needs longer.
+    """
+    asked = {"duration_ms": 1_000 * (1 + seconds), "omit_ms": 1_000, "congestion": CONGESTION, **asked}
     for _ in range(TRIALS):
-        told = measure(net, Probe.TCP_STREAM, duration_ms=4_000, omit_ms=1_000, congestion=CONGESTION, **asked)
+        told = measure(net, Probe.TCP_STREAM, **asked)
         if not any(window.flags & {Flag.STARVED, Flag.CUT} for window in told.windows):
             break
     return told
@@ -35,14 +41,14 @@ def is_what_passes(told, counter, rate, family=4):
 @pytest.mark.parametrize("family", [4, 6], ids=["ipv4", "ipv6"])
 def test_goodput_is_what_the_bucket_lets_through(net, family, rate):
     with bucket(net, net.b, rate, burst_bytes=STEPS[rate]):
-        told = trial(net, family=family)
+        told = trial(net, SECONDS[rate], family=family)
     assert is_what_passes(told, "receiver_bytes", rate, family)
 
 
 @pytest.mark.parametrize("rate", STEPS, ids=lambda rate: f"{rate // MBIT}Mbit")
 def test_reverse_goodput_is_what_the_bucket_lets_through(net, rate):
     with bucket(net, net.a, rate, burst_bytes=STEPS[rate]):
-        told = trial(net, direction=Direction.REVERSE)
+        told = trial(net, SECONDS[rate], direction=Direction.REVERSE)
     assert is_what_passes(told, BACK, rate)
 
 

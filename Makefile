@@ -64,7 +64,7 @@ $(TEST_ENV)/installed: $(TEST_ENV)/ready $(SOURCES)
 
 # Tests wait more than they work, so three run at a time, and afterwards those that compare rates, each alone. 5: there were none.
 PYTEST_ALL = parallel=0; alone=0; \
-	$(1)/bin/python -m pytest $(2) $(PYTEST_ARGS) -m "not alone" --numprocesses 3 --dist worksteal || parallel=$$?; \
+	$(1)/bin/python -m pytest $(2) $(PYTEST_ARGS) -m "not alone" --numprocesses 3 --dist loadfile || parallel=$$?; \
 	$(1)/bin/python -m pytest $(2) $(PYTEST_ARGS) -m alone || alone=$$?; \
 	case $$parallel$$alone in 00|05|50) ;; *) exit 1;; esac
 
@@ -109,7 +109,7 @@ $(ASAN_ENV)/installed: $(SOURCES) | preflight
 asan: $(ASAN_ENV)/installed ## native tests under AddressSanitizer and UBSan
 	@LD_PRELOAD="$$($${CC:-cc} -print-file-name=libasan.so) $$($${CC:-cc} -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc \
-	$(ASAN_ENV)/bin/python -m pytest tests/native --numprocesses 2 --dist worksteal $(PYTEST_ARGS)
+	$(ASAN_ENV)/bin/python -m pytest tests/native --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
 
 $(TSAN_ENV)/installed: $(SOURCES) | preflight
 	@echo "building the wheel with ThreadSanitizer"

@@ -36,6 +36,14 @@ def assert_no_leak(action: Callable[[], object], *, repeats: int = 60, allowed_b
     """Repeat an action that should touch far more than ``allowed_bytes / repeats`` and see that nothing stays."""
     for _ in range(5):  # caches fill once
         action()
+    grown = _growth(action, repeats)
+    if grown > allowed_bytes:  # an allocator may have taken a new arena; a leak goes on
+        grown = _growth(action, repeats)
+    assert grown <= allowed_bytes or memory_is_kept_back(), f"{grown} bytes stayed after {repeats} repeats"
+
+
+def _growth(action: Callable[[], object], repeats: int) -> int:
+    """Bytes that the repeats left resident; descriptors and threads must all be gone."""
     gc.collect()
     before = descriptors(), threads(), resident_bytes()
     for _ in range(repeats):
@@ -43,5 +51,4 @@ def assert_no_leak(action: Callable[[], object], *, repeats: int = 60, allowed_b
     gc.collect()
     assert descriptors() == before[0]
     assert threads() == before[1]
-    grown = resident_bytes() - before[2]
-    assert grown <= allowed_bytes or memory_is_kept_back(), f"{grown} bytes stayed after {repeats} repeats"
+    return resident_bytes() - before[2]

@@ -12,7 +12,20 @@ import pytest
 import cvmprobe
 
 ROOT = Path(__file__).resolve().parents[2]
-NATIVE = sorted(path.stem for path in (ROOT / "native").glob("*.pyx"))
+NATIVE = sorted(path.stem for path in (ROOT / "native").glob("*/*.pyx"))
+
+
+ROOMS = {
+    "engine": set(),
+    "disk": {"engine"},
+    "node": {"engine"},
+    "socket": {"engine"},
+    "session": {"socket", "engine"},
+    "tcp": {"session", "socket", "engine"},
+    "udp": {"session", "socket", "engine"},
+    "responder": {"tcp", "udp", "node", "session", "socket", "engine"},
+}
+"""The rooms of native/, and which others each may use."""
 
 
 def modules():
@@ -64,6 +77,18 @@ def test_a_stub_names_what_the_compiled_module_offers(name):
     missing = {key for key in declared if not hasattr(module, key)}
     assert not missing, f"declared, but not there: {sorted(missing)}"
     assert offered <= declared, f"there, but not declared: {sorted(offered - declared)}"
+
+
+def test_a_native_room_uses_only_the_rooms_below_it():
+    files = [path for path in (ROOT / "native").rglob("*") if path.is_file()]
+    home = {path.stem: path.parent.name for path in files}
+    assert {path.parent for path in files} == {ROOT / "native" / room for room in ROOMS}
+    for path in files:
+        text = path.read_text()
+        used = set(re.findall(r'(?:#include|extern from) "(\w+)/', text))
+        used |= {home[name] for name in re.findall(r"\bcvmprobe\.native\.(\w+)", text) if name in home}
+        above = used - ROOMS[path.parent.name] - {path.parent.name}
+        assert not above, f"{path.relative_to(ROOT)} reaches up into {sorted(above)}"
 
 
 def test_no_file_has_outgrown_its_room():

@@ -1,92 +1,38 @@
 """The store gives back exactly what it took, once, in order, and says what is missing."""
 
 import dataclasses
-import random
-import struct
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-import duckdb
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit import strategies as some
+from tests.unit.store_file import ONE, STREAM, batch, ends, reopened, several, shared, store, window
 
 from cvmprobe.errors import StoreError
 from cvmprobe.model.delivery import Batch, Gap, StreamKey
-from cvmprobe.model.endpoint import Endpoint, EndpointTarget, Role, VolumeTarget
+from cvmprobe.model.endpoint import Endpoint, Role, VolumeTarget
 from cvmprobe.model.endpoint import Path as Joint
 from cvmprobe.model.histogram import Histogram
 from cvmprobe.model.query import Selection, TimeRange
 from cvmprobe.model.run import Cost, LeaseRecord, Run, RunState
-from cvmprobe.model.window import ClockPair, Direction, Flag, Instance, Phase, Probe, SampleBlock, Window
-from cvmprobe.store import EVERYTHING, FOREVER
-from cvmprobe.store.duck import DuckStore
+from cvmprobe.model.window import ClockPair, Direction, Flag, Probe, SampleBlock
+from cvmprobe.store import EVERYTHING
 
-STREAM = StreamKey("local", Endpoint("local-a", Role.POD), "boot", "start")
-ONE = Instance(
-    "lease-1",
-    Probe.TCP_RR,
-    STREAM.endpoint,
-    EndpointTarget(Endpoint("local-b", Role.POD), Joint.INTER_NODE),
-    Direction.FORWARD,
-    0,
-    {"wait": "block"},
-)
-several = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
-)
+__all__ = ["shared", "store"]
+
 streams = st.builds(StreamKey, cluster=some.names, endpoint=some.endpoints, boot_id=some.names, start_id=some.names)
-
-
-def window(end_unix_ms=1, instance=ONE, **rest):
-    return Window(instance, end_unix_ms, 10**9, Phase.STEADY, **({"counters": {"transactions": 1}} | rest))
-
-
-def batch(seq, *windows):
-    return Batch(seq, windows or (window(seq),))
 
 
 def of(stream, one):
     return dataclasses.replace(one, instance=dataclasses.replace(one.instance, source=stream.endpoint))
 
 
-def ends(store, *asked):
-    return [one.end_unix_ms for one in store.windows(*asked)]
-
-
-@pytest.fixture
-def store(tmp_path):
-    with_file = DuckStore(tmp_path / "store.duckdb")
-    yield with_file
-    with_file.close()
-
-
-def clocks(store):
-    found = store._rows("SELECT DISTINCT unix_ns FROM store.samples ORDER BY unix_ns", [])
-    return [clock for (clock,) in found]
-
-
-def reopened(store):
-    store.close()
-    return DuckStore(store.path)
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    store = DuckStore(tmp_path_factory.mktemp("store") / "store.duckdb")
-    yield store
-    store.close()
-
-
 class TestRoundTrip:
     @several
     @given(stream=streams, windows=st.lists(some.windows, min_size=1, max_size=4))
     def test_any_window_comes_back_equal(self, shared, stream, windows):
-        own = [
-            dataclasses.replace(one, instance=dataclasses.replace(one.instance, source=stream.endpoint))
-            for one in windows
-        ]
+        own = [of(stream, one) for one in windows]
         shared.commit(stream, [Batch(shared.stored_seq(stream) + 1, tuple(own))])
         found = list(shared.windows(Selection(nodes=(stream.endpoint.node,))))
         for one in own:
@@ -259,185 +205,3 @@ class TestQueries:
         for run in (early, late, ended):
             store.put_run(run)
         assert reopened(store).runs() == (late, ended)
-
-
-class TestExport:
-    def test_parquet_has_plain_rows_of_window_and_metric(self, store, tmp_path):
-        histogram = Histogram(8, {100: 3, 7: 2}, 1, 0, 12, 2**127, 1, 9)
-        store.commit(STREAM, [batch(1, window(5, histograms={"latency_ns": histogram}, flags=frozenset({Flag.LATE})))])
-        path = tmp_path / "it's.parquet"
-        assert store.export_windows(path, EVERYTHING, FOREVER) == 2
-        rows = duckdb.connect().execute(
-            "SELECT node, metric, value, flags, parameters, bucket_indices, bucket_counts, value_sum_squares"
-            " FROM read_parquet(?) ORDER BY metric",
-            [str(path)],
-        )
-        assert rows.fetchall() == [
-            ("local-a", "latency_ns", None, "late", '{"wait":"block"}', [100, 7], [3, 2], str(2**127)),
-            ("local-a", "transactions", 1, "late", '{"wait":"block"}', None, None, None),
-        ]
-
-    @several
-    @given(
-        rows=st.lists(
-            st.tuples(some.u64, some.u32, st.integers(0, 255), st.integers(0, 255), st.integers(0, 2**16 - 1)),
-            max_size=6,
-        ),
-        clock=st.builds(ClockPair, monotonic_ns=some.u64, unix_ns=some.u64),
-        lost=some.u64,
-    )
-    def test_samples_are_decoded_to_the_last_bit(self, shared, tmp_path_factory, rows, clock, lost):
-        shared.prune(2**62, 2**63)
-        path = tmp_path_factory.mktemp("samples") / "samples.parquet"
-        packed = b"".join(struct.pack("<QIBBH", *row) for row in rows)
-        shared.add_samples(STREAM, SampleBlock(ONE, clock, packed, lost))
-        assert shared.export_samples(path, EVERYTHING, FOREVER) == (len(rows), lost)
-        found = duckdb.connect().execute(
-            "SELECT t_ns, value_ns, kind, flags, aux, t_unix_ns, lost_before FROM read_parquet(?)", [str(path)]
-        )
-        wall = [clock.unix_ns + row[0] - clock.monotonic_ns for row in rows]
-        assert found.fetchall() == [
-            (*row, unix if 0 <= unix < 2**64 else None, 0 if place else lost)
-            for place, (row, unix) in enumerate(zip(rows, wall, strict=True))
-        ]
-
-    def test_samples_of_a_large_block_keep_their_order(self, store, tmp_path):
-        packed = b"".join(struct.pack("<QIBBH", 10**9 + place, place, 1, 0, 0) for place in range(20_000))
-        store.add_samples(STREAM, SampleBlock(ONE, ClockPair(10**9, 10**18), packed, 3))
-        assert store.export_samples(tmp_path / "samples.parquet", EVERYTHING, FOREVER) == (20_000, 3)
-        found = duckdb.connect().execute(
-            "SELECT value_ns, t_unix_ns - 1000000000000000000, sum(lost_before) OVER () FROM read_parquet(?)",
-            [str(tmp_path / "samples.parquet")],
-        )
-        assert found.fetchall() == [(place, place, 3) for place in range(20_000)]
-
-    def test_half_a_sample_is_refused(self, store):
-        with pytest.raises(StoreError, match="17 bytes"):
-            store.add_samples(STREAM, SampleBlock(ONE, ClockPair(0, 0), bytes(17), 0))
-
-
-class TestRetention:
-    def test_what_is_too_old_goes(self, store):
-        store.commit(STREAM, [batch(seq) for seq in range(1, 6)])
-        for unix_ms in (2, 3, 4):
-            store.add_samples(STREAM, SampleBlock(ONE, ClockPair(0, unix_ms * 10**6), bytes(16), 0))
-        assert store.prune(3, 2**63) == 3
-        assert ends(store) == [3, 4, 5]
-        assert clocks(store) == [3_000_000, 4_000_000]
-
-    def test_what_was_pruned_is_not_stored_again(self, store):
-        store.commit(STREAM, [batch(1)])
-        store.prune(9, 2**63)
-        store.commit(STREAM, [batch(1)])
-        assert ends(store) == []
-        assert store.stored_seq(STREAM) == 1
-
-    def test_size_takes_samples_first_and_the_oldest_first(self, store):
-        store.commit(STREAM, [batch(seq) for seq in range(1, 6)])
-        noise = random.Random(1).randbytes(2**20)
-        for age in range(24):
-            store.add_samples(STREAM, SampleBlock(ONE, ClockPair(0, age), noise, 0))
-        store.prune(0, 16 * 2**20)
-        kept = set(clocks(store))
-        assert kept == set(range(24 - len(kept), 24))
-        assert 4 < len(kept) < 16
-        assert ends(store) == [1, 2, 3, 4, 5]
-
-    def test_a_store_that_must_be_tiny_loses_the_oldest_windows(self, store):
-        store.commit(STREAM, [batch(seq) for seq in range(1, 100)])
-        store.prune(0, 0)
-        assert ends(store) == []
-        store.commit(STREAM, [batch(100)])
-        assert ends(store) == [100]
-
-
-class TestOpening:
-    @pytest.mark.parametrize(
-        "damage",
-        [
-            lambda good: b"",
-            lambda good: b"no database" * 1000,
-            lambda good: good[: len(good) // 2],
-            lambda good: good[:-1000],
-            lambda good: bytes([good[0] ^ 1]) + good[1:],
-            lambda good: good[:5000] + b"damaged" + good[5007:],
-        ],
-    )
-    def test_a_damaged_file_is_put_aside_and_a_new_store_begins(self, store, damage):
-        store.commit(STREAM, [batch(seq) for seq in range(1, 50)])
-        store.close()
-        damaged = damage(store.path.read_bytes())
-        store.path.write_bytes(damaged)
-        again = DuckStore(store.path)
-        aside = store.path.with_name("store.duckdb.unreadable-1")
-        assert aside.read_bytes() == damaged
-        assert aside.name in again.notice
-        assert "\n" not in again.notice
-        assert Path(f"{aside}.txt").read_text(encoding="utf-8").strip() in again.notice
-        again.commit(STREAM, [batch(1)])
-        assert ends(reopened(again)) == [1]
-
-    def test_damage_anywhere_is_found_at_the_latest_by_the_start_after_it_was_met(self, store):
-        noise = random.Random(5)
-        for seq in range(1, 30):
-            wide = Histogram(buckets={index: noise.getrandbits(60) + 1 for index in noise.sample(range(9000), 300)})
-            store.commit(STREAM, [batch(seq, *(window(seq, histograms={"latency_ns": wide}) for _ in range(9)))])
-        store.close()
-        good = store.path.read_bytes()
-        for place in range(13_000, len(good), len(good) // 5):
-            damaged = bytearray(good)
-            damaged[place] ^= 16
-            path = store.path.with_name(f"damaged-{place}.duckdb")
-            path.write_bytes(damaged)
-            first = DuckStore(path)
-            met = first.notice
-            try:
-                whole = len(ends(first)) == 29 * 9
-            except StoreError:
-                whole = False
-            first.commit(STREAM, [batch(first.stored_seq(STREAM) + 1)])
-            again = reopened(first)
-            assert whole or met or "put aside" in again.notice
-            again.commit(STREAM, [batch(again.stored_seq(STREAM) + 1)])
-            assert ends(again)
-            again.close()
-
-    def test_another_programs_database_is_put_aside(self, tmp_path):
-        other = duckdb.connect(str(tmp_path / "store.duckdb"))
-        other.execute("CREATE TABLE theirs (i INTEGER)")
-        other.close()
-        store = DuckStore(tmp_path / "store.duckdb")
-        assert "another program" in store.notice
-        store.close()
-
-    def test_a_later_versions_database_is_put_aside(self, store):
-        store.close()
-        other = duckdb.connect(str(store.path))
-        other.execute("UPDATE about SET schema_version = 99")
-        other.close()
-        assert "99" in DuckStore(store.path).notice
-
-    def test_a_good_file_is_never_put_aside(self, store):
-        again = reopened(store)
-        assert again.notice == ""
-        assert [path.name for path in store.path.parent.iterdir() if "unreadable" in path.name] == []
-
-    def test_a_database_that_broke_down_is_opened_anew_by_the_next_call(self, store):
-        store.commit(STREAM, [batch(1)])
-        store._connection.close()  # as after an error DuckDB calls fatal: every statement fails from then on
-        with pytest.raises(StoreError, match="nothing was stored"):
-            store.commit(STREAM, [batch(2)])
-        store.commit(STREAM, [batch(2)])
-        assert ends(store) == [1, 2]
-
-    def test_a_folder_that_is_not_there_is_one_clear_line(self, tmp_path):
-        with pytest.raises(StoreError, match="No such file"):
-            DuckStore(tmp_path / "nowhere" / "store.duckdb")
-
-    def test_a_closed_store_says_so(self, store):
-        store.close()
-        store.close()
-        with pytest.raises(StoreError, match="is closed"):
-            store.commit(STREAM, [batch(1)])
-        with pytest.raises(StoreError, match="is closed"):
-            next(store.windows())

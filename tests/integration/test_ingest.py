@@ -1,9 +1,7 @@
 """Agents attach to a collector over real TLS: what is numbered arrives once, whatever happens to the connection."""
 
 import asyncio
-import time
 
-import grpc
 import pytest
 from tests.integration.proxy import Proxy
 from tests.integration.wire_fakes import (
@@ -14,36 +12,18 @@ from tests.integration.wire_fakes import (
     a_hello,
     a_report,
     a_window,
+    impatient,
+    nothing_is_left,
     running,
     until,
     world,
 )
 
-from cvmprobe.errors import ConfigError
 from cvmprobe.model.assignment import LeaseState, Plan, Revoke
 from cvmprobe.model.delivery import Batch, Bye, Heartbeat, Loss, Preview, Welcome
-from cvmprobe.model.window import Phase
-from cvmprobe.v1 import common_pb2, ingest_pb2
-from cvmprobe.v1.ingest_pb2_grpc import IngestServiceStub
-from cvmprobe.wire import ingest_service, uplink
-from cvmprobe.wire.channel import bearer, open_channel
-from cvmprobe.wire.codec.ingest import encode_agent_message, encode_hello
-from cvmprobe.wire.identity import Access, Principal, StaticTokens
+from cvmprobe.wire import uplink
 
-__all__ = ["world"]
-
-
-@pytest.fixture(autouse=True)
-async def _nothing_is_left():
-    before = asyncio.all_tasks()
-    yield
-    await until(lambda: asyncio.all_tasks() <= before | {asyncio.current_task()}, 2)
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch):
-    monkeypatch.setattr(uplink, "_FIRST_DELAY_S", 0.02)
-    monkeypatch.setattr(uplink, "_LAST_DELAY_S", 0.1)
+__all__ = ["impatient", "nothing_is_left", "world"]
 
 
 async def test_batches_are_stored_then_forgotten_and_bye_ends_the_start(world):
@@ -172,26 +152,6 @@ async def test_a_stalled_path_delays_and_loses_nothing(world):
     assert collector.attached == 1
 
 
-async def test_a_newer_attachment_of_the_same_start_ends_the_older_one_first(world):
-    collector = MemoryCollector()
-    async with world.serve(ingest=collector) as port, open_channel(f"127.0.0.1:{port}", world.client_tls) as channel:
-        stub = IngestServiceStub(channel)
-        calls = []
-        for number in range(3):
-            call = stub.Attach(metadata=bearer("agent-a"))
-            await call.write(encode_hello(a_hello()))
-            assert (await call.read()).WhichOneof("message") == "welcome"
-            assert (collector.attached, collector.ended) == (number + 1, number)
-            calls.append(call)
-        for older in calls[:2]:
-            assert await older.code() == grpc.StatusCode.FAILED_PRECONDITION
-            assert "newer attachment" in await older.details()
-        other = stub.Attach(metadata=bearer("agent-b"))
-        await other.write(encode_hello(a_hello(node="b")))
-        await other.read()
-        assert (collector.attached, collector.ended) == (4, 2)
-
-
 async def test_what_does_not_fit_is_declared_lost_and_the_stream_goes_on(world):
     collector, spool = MemoryCollector(), MemoryOutbox()
     async with world.serve(ingest=collector) as port:
@@ -237,212 +197,6 @@ async def test_lease_reports_and_samples_wait_in_the_outbox_when_the_collector_i
             assert len(spool.beside) == 100 - uplink._ASIDES_CAP
 
 
-@pytest.mark.parametrize(
-    ("token", "node", "reason"),
-    [
-        ("", "a", "no token was sent"),
-        ("guessed", "a", "unknown or expired"),
-        ("expired-agent", "a", "unknown or expired"),
-        ("viewer", "a", "may not call /cvmprobe.v1.IngestService/Attach"),
-        ("agent-b", "a", "agent b may speak for node b, not for a/pod"),
-        ("agent-lost", "a", "may speak for no node"),
-    ],
-)
-async def test_who_may_not_attach_is_told_why_and_tries_again(world, token, node, reason):
-    collector = MemoryCollector()
-    tokens = [token]
-    async with world.serve(ingest=collector) as port:
-        link = world.uplink(port, MemoryOutbox(), token=token, node=node)
-        link._token = lambda: tokens[-1]
-        async with running(link):
-            await until(lambda: reason in (link.trouble or ""))
-            assert link.trouble.startswith(f"127.0.0.1:{port} refuses: ")
-            assert collector.attached == 0
-            tokens.append("agent-a")
-            await until(lambda: link.attached)
-
-
-async def test_a_live_attachment_ends_with_its_token(world):
-    collector = MemoryCollector()
-    soon = time.time_ns() // 1_000_000 + 700
-    tokens = StaticTokens({"short": Principal("agent a", Access.AGENT, "a", expires_unix_ms=soon)})
-    async with world.serve(tokens, ingest=collector) as port:
-        link = world.uplink(port, MemoryOutbox(), token="short")
-        async with running(link):
-            await until(lambda: link.attached)
-            await until(lambda: not link.attached and "expired" in link.trouble)
-    assert collector.ended == collector.attached == 1
-
-
-async def test_a_replaced_token_is_used_while_the_old_one_is_still_good(world):
-    collector, spool = MemoryCollector(), MemoryOutbox()
-    collector.heartbeat_ms = 50_000
-    collector.acking = False
-    tokens = ["agent-a"]
-    authenticator = StaticTokens({token: Principal(token, Access.AGENT, "a") for token in ("agent-a", "second")})
-    async with world.serve(authenticator, ingest=collector) as port:
-        link = world.uplink(port, spool, start_id="s")
-
-        def token():
-            if tokens[-1] is None:
-                raise ConfigError("the token file is just being replaced")
-            return tokens[-1]
-
-        link._token = token
-        spool.beside.append(a_report("early"))
-        spool.add(a_batch(1))
-        async with running(link):
-            await until(lambda: 1 in collector.stored.get("s", {}))
-            for unchanged in ("agent-a", None):
-                tokens.append(unchanged)
-                collector.sends["s"](Heartbeat())
-                spool.beside.append(a_report(str(unchanged)))
-                link.wake()
-                await until(lambda unchanged=unchanged: a_report(str(unchanged)) in collector.beside)
-            assert collector.attached == 1
-            tokens.append("second")
-            collector.sends["s"](Heartbeat())
-            await until(lambda: collector.attached == 2 and link.attached)
-            collector.acking = True
-            spool.add(a_batch(2))
-            link.wake()
-            await until(lambda: spool.forgotten == 2)
-    assert link.trouble is None or "cannot be reached" not in link.trouble
-    assert collector.attached == 2
-    assert collector.beside == [a_report("early"), a_report("agent-a"), a_report("None")]
-    assert set(collector.stored["s"]) == {1, 2}
-
-
-async def raw_attachment(world, port, *requests):
-    """Send ``requests`` after a Hello, and end the stream; gives the responses' kinds, the status and its text."""
-    async with open_channel(f"127.0.0.1:{port}", world.client_tls) as channel:
-        call = IngestServiceStub(channel).Attach(metadata=bearer("agent-a"))
-        for request in requests:
-            await call.write(request)
-        await call.done_writing()
-        kinds = []
-        try:
-            kinds.extend([response.WhichOneof("message") async for response in call])
-        except grpc.aio.AioRpcError as error:
-            return kinds, error.code(), error.details()
-        return kinds, await call.code(), ""
-
-
-async def test_duplicates_and_disorder_reach_the_store_and_asides_are_taken_once(world):
-    collector = MemoryCollector()
-    requests = [encode_agent_message(a_batch(seq)) for seq in (2, 1, 1, 3, 2)]
-    requests += [encode_agent_message(a_report(str(aside)), aside) for aside in (1, 2, 2, 1, 3)]
-    async with world.serve(ingest=collector) as port:
-        for _ in range(2):
-            kinds, code, _ = await raw_attachment(world, port, encode_hello(a_hello()), *requests)
-            assert code == grpc.StatusCode.OK
-            assert kinds.count("receipt") == 5
-    assert sorted(collector.stored["start"]) == [1, 2, 3]
-    assert collector.beside == [a_report("1"), a_report("2"), a_report("3")]
-
-
-def unreadable(kind):
-    request = {
-        "batch": encode_agent_message(a_batch(1)),
-        "preview": encode_agent_message(Preview(a_batch(1).windows)),
-        "samples": encode_agent_message(a_block(1), 1),
-    }[kind]
-    part = getattr(request, kind)
-    if kind == "samples":
-        part.crc32 ^= 1
-    else:
-        part.windows[0].phase = 99
-    return request
-
-
-async def test_what_cannot_be_read_costs_itself_alone(world, caplog):
-    collector = MemoryCollector()
-    requests = [unreadable("batch"), unreadable("samples"), unreadable("preview"), encode_agent_message(a_batch(2))]
-    newer = ingest_pb2.AttachRequest.FromString(b"\xfa\x3e\x03abc")
-    async with world.serve(ingest=collector) as port:
-        _, code, _ = await raw_attachment(world, port, encode_hello(a_hello()), *requests, newer)
-        assert code == grpc.StatusCode.OK
-    lost = collector.stored["start"][1]
-    assert isinstance(lost, Loss)
-    assert "phase: unknown value 99" in lost.reason
-    assert collector.stored["start"][2] == a_batch(2)
-    assert collector.beside == []
-    assert collector.previews == []
-    assert "crc32" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("requests", "reason"),
-    [
-        ([], "ended before a Hello"),
-        ([ingest_pb2.AttachRequest()], "first message was empty"),
-        ([ingest_pb2.AttachRequest(hello=ingest_pb2.Hello(version="1"))], "hello.endpoint.node: is empty"),
-        ([encode_hello(a_hello()), encode_hello(a_hello())], "came a second time"),
-        ([encode_hello(a_hello()), ingest_pb2.AttachRequest(batch=ingest_pb2.Batch())], "batch.seq: 0 is below 1"),
-    ],
-)
-async def test_a_stream_out_of_order_is_refused_by_name(world, requests, reason):
-    async with world.serve(ingest=MemoryCollector()) as port:
-        _, code, text = await raw_attachment(world, port, *requests)
-    assert code == grpc.StatusCode.INVALID_ARGUMENT
-    assert reason in text
-
-
-async def test_a_caller_that_keeps_silent_is_sent_away(world, monkeypatch):
-    monkeypatch.setattr(ingest_service, "_HELLO_S", 0.05)
-    async with world.serve(ingest=MemoryCollector()) as port:
-        async with open_channel(f"127.0.0.1:{port}", world.client_tls) as channel:
-            call = IngestServiceStub(channel).Attach(metadata=bearer("agent-a"))
-            assert await asyncio.wait_for(call.code(), 10) == grpc.StatusCode.INVALID_ARGUMENT
-            assert "no Hello" in await call.details()
-
-
-async def test_an_agent_that_does_not_read_is_given_up(world):
-    collector = MemoryCollector()
-    async with world.serve(ingest=collector) as port:
-        async with open_channel(f"127.0.0.1:{port}", world.client_tls) as channel:
-            call = IngestServiceStub(channel).Attach(metadata=bearer("agent-a"))
-            await call.write(encode_hello(a_hello()))
-            await until(lambda: "start" in collector.sends)
-            for _ in range(2 * ingest_service._OUTBOUND_CAP):
-                collector.sends["start"](Heartbeat())
-            await until(lambda: collector.ended == 1)
-            collector.sends["start"](Heartbeat())  # does nothing, and does not fail
-
-
-async def test_older_and_newer_agents_are_understood(world):
-    """A newer one sends fields we do not know; an older one leaves out what it does not know."""
-    collector = MemoryCollector()
-    unknown_field = b"\xfa\x3e\x03abc"
-    newer = ingest_pb2.AttachRequest.FromString(encode_agent_message(a_batch(1)).SerializeToString() + unknown_field)
-    newer.batch.windows[0].MergeFromString(unknown_field)
-    older = encode_agent_message(a_batch(2))
-    older.batch.windows[0].instance.ClearField("parameters")
-    hello = encode_hello(a_hello())
-    hello.hello.MergeFromString(unknown_field)
-    async with world.serve(ingest=collector) as port:
-        _, code, _ = await raw_attachment(world, port, hello, newer, older)
-    assert code == grpc.StatusCode.OK
-    assert collector.stored["start"][1] == a_batch(1)
-    assert collector.stored["start"][2].windows[0].instance.parameters == {}
-
-
-async def test_a_failing_handler_fails_its_call_and_no_other(world, caplog):
-    class Broken(MemoryCollector):
-        async def attach(self, hello, principal, send, messages):
-            if hello.start_id == "bad":
-                raise KeyError("a bug")
-            await super().attach(hello, principal, send, messages)
-
-    collector, spool = Broken(), MemoryOutbox()
-    spool.add(a_batch(1))
-    async with world.serve(ingest=collector) as port:
-        _, code, _ = await raw_attachment(world, port, encode_hello(a_hello(start_id="bad")))
-        assert code == grpc.StatusCode.UNKNOWN
-        async with running(world.uplink(port, spool, start_id="good")):
-            await until(lambda: spool.forgotten == 1)
-
-
 @pytest.mark.parametrize("steps", range(8))
 async def test_a_cancel_that_meets_an_error_is_not_lost(steps):
     broken = asyncio.Event()
@@ -459,7 +213,3 @@ async def test_a_cancel_that_meets_an_error_is_not_lost(steps):
     in_time = both.cancel()
     await asyncio.wait({both})
     assert both.cancelled() if in_time else type(both.exception()) is ValueError
-
-
-def test_phases_have_the_numbers_that_are_on_the_wire():
-    assert [common_pb2.Phase.Value(f"PHASE_{phase.name}") for phase in Phase] == [1, 2, 3]

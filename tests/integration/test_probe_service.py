@@ -1,24 +1,22 @@
 """People and programs ask a collector, or an agent, over real TLS: answers, refusals, and watchers that are slow."""
 
 import asyncio
-import ssl
 import subprocess
 import sys
 from contextlib import aclosing
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tests.integration.proxy import Proxy
 from tests.integration.wire_fakes import (
-    SERVER_NAME,
-    TOKENS,
     MemoryCluster,
     MemoryCollector,
     MemoryNode,
     a_block,
     a_window,
+    client,
+    nothing_is_left,
     until,
     world,
 )
@@ -30,28 +28,14 @@ from cvmprobe.model.run import RunState
 from cvmprobe.model.window import Probe
 from cvmprobe.v1 import probe_pb2
 from cvmprobe.v1.probe_pb2_grpc import ProbeServiceStub
-from cvmprobe.wire.authority import CertificateAuthority
 from cvmprobe.wire.channel import bearer, open_channel
 from cvmprobe.wire.client import ProbeClient
-from cvmprobe.wire.identity import METHOD_ACCESS, OPEN_METHODS, Access, Principal, StaticTokens
-from cvmprobe.wire.serve import serve_health
-from cvmprobe.wire.tls import ClientTls, ServerTls
+from cvmprobe.wire.identity import StaticTokens
 
-__all__ = ["world"]
+__all__ = ["nothing_is_left", "world"]
 
 EVERYTHING = Selection()
 ALWAYS = TimeRange()
-
-
-@pytest.fixture(autouse=True)
-async def _nothing_is_left():
-    before = asyncio.all_tasks()
-    yield
-    await until(lambda: asyncio.all_tasks() <= before | {asyncio.current_task()}, 2)
-
-
-def client(world, port, token="runner", tls=None):
-    return ProbeClient(f"127.0.0.1:{port}", tls or world.client_tls, token)
 
 
 async def test_every_method_answers(world):
@@ -232,134 +216,11 @@ async def test_the_end_of_the_server_ends_its_watchers(world):
     await probes.__aexit__(None, None, None)
 
 
-async def status_of(world, port, method, token, tls=None):
-    """Call ``method`` with one empty message, whatever its shape, and give the status; OK once it answers."""
-    async with open_channel(f"127.0.0.1:{port}", tls or world.client_tls) as channel:
-        call = channel.unary_stream(method)(b"", metadata=bearer(token))
-        try:
-            answer = await asyncio.wait_for(call.read(), 20)
-        except grpc.aio.AioRpcError as error:
-            return error.code()
-        return await call.code() if answer is grpc.aio.EOF else grpc.StatusCode.OK
-
-
-class Brief(MemoryCluster):
-    """Its live streams end after one item."""
-
-    async def watch_windows(self, selection):
-        yield a_window(1)
-
-    async def watch_samples(self, selection):
-        yield a_block(1)
-
-
-VIEW = {"viewer", "runner", "admin"}
-EXPECTED = {
-    "Attach": {"agent-a", "agent-b", "agent-lost"},  # it then depends on the Hello
-    "StartRun": {"runner", "admin"},
-    "CancelRun": {"runner", "admin"},
-    **dict.fromkeys(
-        [
-            "ListNodes", "ListProbes", "WatchWindows", "WatchSamples", "QueryWindows", "Summarize", "GetRun",
-            "WatchRun", "ListRuns", "ExportSnapshot", "ServerReflectionInfo",
-        ],
-        VIEW,
-    ),
-    "Check": {"", "guessed", *TOKENS},
-    "Watch": {"", "guessed", *TOKENS},
-    "Unknown": set(),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("method", [*METHOD_ACCESS, *sorted(OPEN_METHODS), "/cvmprobe.v1.ProbeService/Unknown"])
-async def test_who_may_call_what(world, method):
-    services = {"ingest": MemoryCollector(), "probe": Brief()}
-    async with world.serve(**services, health=True, reflection=True) as port:
-        found = {token: await status_of(world, port, method, token) for token in ("", "guessed", *TOKENS)}
-    may = EXPECTED[method.rsplit("/", 1)[1]]
-    for token, code in found.items():
-        if token in may:
-            assert code not in {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}, token
-        elif token in ("", "guessed", "expired", "expired-agent"):
-            assert code == grpc.StatusCode.UNAUTHENTICATED, token
-        else:
-            assert code == grpc.StatusCode.PERMISSION_DENIED, token
-
-
-async def test_no_method_is_reached_without_the_right_ca_and_name(world, tmp_path):
-    stranger = CertificateAuthority.load_or_create(tmp_path)
-    async with world.serve(probe=MemoryCluster()) as port:
-        for tls in (
-            ClientTls(stranger.certificate_pem, SERVER_NAME),
-            ClientTls(world.authority.certificate_pem, "somebody.else"),
-        ):
-            async with client(world, port, tls=tls) as probes:
-                with pytest.raises(UnreachableError, match="certificate that is not trusted here"):
-                    await probes.list_nodes()
-
-
-async def test_an_expired_certificate_is_not_trusted(world, monkeypatch):
-    monkeypatch.setattr("cvmprobe.wire.authority._LEAF_DAYS", -0.001)
-    expired = ServerTls(*world.authority.issue([SERVER_NAME]))
-    monkeypatch.setattr(world, "server_tls", expired)
-    async with world.serve(probe=MemoryCluster()) as port, client(world, port) as probes:
-        with pytest.raises(UnreachableError, match="certificate"):
-            await probes.list_nodes()
-
-
-async def handshake(world, port, **versions):
-    context = ssl.create_default_context(cadata=world.authority.certificate_pem.decode())
-    context.set_alpn_protocols(["h2"])
-    for name, version in versions.items():
-        setattr(context, name, version)
-    _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=SERVER_NAME)
-    channel = writer.get_extra_info("ssl_object")
-    found = channel.version(), channel.getpeercert()["serialNumber"]
-    writer.transport.abort()
-    return found
-
-
-@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated")
-async def test_tls_is_1_3_by_choice_and_1_2_at_least(world):
-    async with world.serve(probe=MemoryCluster()) as port:
-        assert (await handshake(world, port))[0] == "TLSv1.3"
-        assert (await handshake(world, port, maximum_version=ssl.TLSVersion.TLSv1_2))[0] == "TLSv1.2"
-        with pytest.raises((ssl.SSLError, OSError)):
-            await handshake(world, port, minimum_version=ssl.TLSVersion.TLSv1_1, maximum_version=ssl.TLSVersion.TLSv1_1)
-
-
-async def test_plain_text_gets_nothing(world):
-    async with world.serve(probe=MemoryCluster()) as port:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            request = probe_pb2.ListNodesRequest()
-            with pytest.raises(grpc.aio.AioRpcError):
-                await ProbeServiceStub(channel).ListNodes(request, metadata=bearer("viewer"), timeout=10)
-
-
-async def test_a_renewed_certificate_is_shown_from_the_next_handshake_on(world, monkeypatch):
-    async with world.serve(probe=MemoryCluster()) as port:
-        before = await handshake(world, port)
-        monkeypatch.setattr(world, "server_tls", ServerTls(*world.authority.issue([SERVER_NAME])))
-        after = await handshake(world, port)
-        assert before[1] != after[1]
-
-
 async def test_an_oversized_request_is_refused(world):
     async with world.serve(probe=MemoryCluster()) as port, client(world, port) as probes:
         with pytest.raises(WireError, match="RESOURCE_EXHAUSTED"):
             await probes.list_probes(Selection(targets=("x" * (5 << 20),)))
         assert len(await probes.list_probes(EVERYTHING)) == 2
-
-
-async def test_a_watch_ends_with_its_token(world):
-    import time
-
-    soon = time.time_ns() // 1_000_000 + 500
-    tokens = StaticTokens({"short": Principal("viewer", Access.VIEWER, expires_unix_ms=soon)})
-    async with world.serve(tokens, probe=MemoryNode()) as port, client(world, port, "short") as probes:
-        with pytest.raises(DeniedError, match="the token has expired"):
-            async with probes.watching(EVERYTHING) as windows:
-                await asyncio.wait_for(anext(windows), 10)
 
 
 async def test_a_port_in_use_is_one_clear_line(world):
@@ -383,29 +244,6 @@ async def test_a_plain_client_finds_the_services_by_reflection(world):
             assert names >= {"cvmprobe.v1.IngestService", "cvmprobe.v1.ProbeService", "grpc.health.v1.Health"}
             assert b"WatchWindows" in (await call.read()).file_descriptor_response.file_descriptor_proto[0]
             assert await call.code() == grpc.StatusCode.OK
-
-
-async def test_health_needs_no_token(world):
-    async with world.serve(probe=MemoryCluster(), health=True) as port:
-        async with open_channel(f"127.0.0.1:{port}", world.client_tls) as channel:
-            stub = health_pb2_grpc.HealthStub(channel)
-            for service in ("", "cvmprobe.v1.ProbeService"):
-                answer = await stub.Check(health_pb2.HealthCheckRequest(service=service))
-                assert answer.status == health_pb2.HealthCheckResponse.SERVING
-
-
-async def test_health_alone_is_served_without_tls_to_a_prober_that_knows_none():
-    async with serve_health("127.0.0.1:0") as port, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
-        assert answer.status == health_pb2.HealthCheckResponse.SERVING
-        with pytest.raises(grpc.aio.AioRpcError) as refusal:
-            await ProbeServiceStub(channel).ListNodes(probe_pb2.ListNodesRequest())
-        assert refusal.value.code() is grpc.StatusCode.UNIMPLEMENTED
-        with pytest.raises(ConfigError, match="cannot listen"):
-            async with serve_health(f"127.0.0.1:{port}"):
-                pass
-    async with serve_health("") as nothing:
-        assert nothing == 0
 
 
 def test_the_agents_side_imports_nothing_heavy():

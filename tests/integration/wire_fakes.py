@@ -15,12 +15,13 @@ from cvmprobe.model.environment import Confidence, Environment, TeeKind, TeeVerd
 from cvmprobe.model.query import Attachment, NodeStatus, ProbeStatus, SnapshotFormat, Summary
 from cvmprobe.model.run import Cost, Run, RunState
 from cvmprobe.model.window import ClockPair, Direction, Instance, Phase, Probe, SampleBlock, Window
+from cvmprobe.wire import uplink
 from cvmprobe.wire.authority import CertificateAuthority
+from cvmprobe.wire.client import ProbeClient
 from cvmprobe.wire.feed import Feed
 from cvmprobe.wire.identity import Access, Principal, StaticTokens
 from cvmprobe.wire.serve import serve
 from cvmprobe.wire.tls import ClientTls, ServerTls
-from cvmprobe.wire.uplink import Uplink
 
 SERVER_NAME = "collector.cvmprobe"
 TOKENS = {
@@ -56,7 +57,7 @@ class World:
 
     def uplink(self, port, spool, received=None, *, token="agent-a", node="a", start_id=None, tls=None):
         hello = a_hello(node=node, start_id=start_id or uuid.uuid4().hex)
-        return Uplink(
+        return uplink.Uplink(
             collector=f"127.0.0.1:{port}",
             tls=lambda: tls or self.client_tls,
             token=lambda: token,
@@ -71,10 +72,28 @@ def world(tmp_path_factory):
     return World(tmp_path_factory.mktemp("ca"))
 
 
+@pytest.fixture(autouse=True)
+async def nothing_is_left():
+    before = asyncio.all_tasks()
+    yield
+    await until(lambda: asyncio.all_tasks() <= before | {asyncio.current_task()}, 2)
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    """An uplink tries again almost at once."""
+    monkeypatch.setattr(uplink, "_FIRST_DELAY_S", 0.02)
+    monkeypatch.setattr(uplink, "_LAST_DELAY_S", 0.1)
+
+
+def client(world, port, token="runner", tls=None):
+    return ProbeClient(f"127.0.0.1:{port}", tls or world.client_tls, token)
+
+
 @asynccontextmanager
-async def running(uplink):
+async def running(link):
     """Run an uplink within the block, and cancel it then."""
-    task = asyncio.create_task(uplink.run())
+    task = asyncio.create_task(link.run())
     try:
         yield task
     finally:

@@ -32,7 +32,7 @@ TOKENS = {
 async def until(condition, within_s=20):
     """Wait on a condition, with a bound."""
     async with asyncio.timeout(within_s):
-        while not condition():  # noqa: ASYNC110 - what is waited for happens in another process
+        while not condition():
             await asyncio.sleep(0.005)
 
 

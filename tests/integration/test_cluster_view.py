@@ -38,7 +38,7 @@ async def viewing():
 
 async def until(condition, within_s=20):
     async with asyncio.timeout(within_s):
-        while not condition():  # noqa: ASYNC110 - what is waited for happens behind a socket
+        while not condition():
             await asyncio.sleep(0.005)
 
 

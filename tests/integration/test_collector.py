@@ -129,7 +129,7 @@ async def test_an_agent_that_vanishes_leaves_a_gap_of_unknown_size_until_it_retu
             return next(node for node in await client.list_nodes() if node.endpoint == agent.endpoint)
 
         async with asyncio.timeout(20):
-            while (await status()).attachment is not Attachment.LOST:  # noqa: ASYNC110 - told by another process
+            while (await status()).attachment is not Attachment.LOST:
                 await asyncio.sleep(0.01)
         lost = await status()
         assert (lost.stored, lost.numbered, lost.pending, lost.lost) == (1, None, None, None)

@@ -139,7 +139,7 @@ async def test_an_endpoint_whose_pod_is_gone_disappears_with_its_stream(cluster)
         assert (await statuses(viewer))["n2/pod"].attachment is Attachment.ATTACHED
         await second.bye()
         async with asyncio.timeout(20):
-            while "n2/pod" in await statuses(viewer):  # noqa: ASYNC110 - what is waited for happens in another process
+            while "n2/pod" in await statuses(viewer):
                 await asyncio.sleep(0.01)
         assert [status.instance.source.node for status in await viewer.list_probes(ANYTHING)] == ["n1"]
         windows = [window async for window in viewer.query_windows(ANYTHING, TimeRange())]

@@ -172,7 +172,7 @@ class Agent:
 
 async def until(condition):
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - any of several things may make it true
+        while not condition():
             await asyncio.sleep(0)
 
 

@@ -203,7 +203,7 @@ async def test_watchers_see_every_state_of_the_end():
 
     watching = asyncio.create_task(watch())
     await asyncio.sleep(0)
-    while any(agent.answer() for agent in agents):  # noqa: ASYNC110 - the watcher takes its turn
+    while any(agent.answer() for agent in agents):
         await asyncio.sleep(0)
     await asyncio.wait_for(watching, 10)
     assert seen[0] == run
@@ -217,7 +217,7 @@ async def test_heartbeats_go_out_and_a_stop_interrupts():
     conductor, (a, _), kept = with_agents()
     ticking = asyncio.create_task(conductor.run())
     async with asyncio.timeout(10):
-        while not a.got(Heartbeat):  # noqa: ASYNC110 - the agent is a list
+        while not a.got(Heartbeat):
             await asyncio.sleep(0)
     ticking.cancel()
     conductor.start_run("quick", 1)

@@ -56,10 +56,10 @@ def main(arguments: list[str] | None = None, name: str = "cvmprobe") -> int:
 
 
 def _run(arguments: list[str], name: str) -> int:
-    from typer.exceptions import TyperException  # noqa: PLC0415 - a missing extra is told in one line
-    from typer.main import get_command  # noqa: PLC0415
+    from typer.exceptions import TyperException
+    from typer.main import get_command
 
-    from cvmprobe.cli.app import app  # noqa: PLC0415
+    from cvmprobe.cli.app import app
 
     try:
         code = get_command(app).main(arguments, prog_name=name, standalone_mode=False)

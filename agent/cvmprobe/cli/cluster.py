@@ -64,7 +64,7 @@ class ClusterWay:
                 yield client
 
     def _cluster(self) -> "Kubeconfig":
-        from cvmprobe.cluster.kubeconfig import Kubeconfig  # noqa: PLC0415 - takes half a second, and an extra
+        from cvmprobe.cluster.kubeconfig import Kubeconfig
 
         return Kubeconfig(self._kubeconfig, self._context, self._namespace)
 
@@ -79,7 +79,7 @@ async def _through(
     cluster: "Kubeconfig", pod: str, port: int, tls: ClientTls, token: str
 ) -> AsyncIterator[ProbeClient]:
     """Open a client through a tunnel; what is wrong with the tunnel is told rather than what it does to the call."""
-    from cvmprobe.cluster.tunnel import Tunnel  # noqa: PLC0415 - as above
+    from cvmprobe.cluster.tunnel import Tunnel
 
     name = f"pod {pod} in context {cluster.context}"
     async with Tunnel(cluster, pod, port) as tunnel, ProbeClient(tunnel.address, tls, token, name) as client:

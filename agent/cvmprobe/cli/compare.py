@@ -111,7 +111,7 @@ def _side(name: str, where: Where) -> Side:
 
 
 def _read(path: Path) -> Side:
-    from cvmprobe.store.snapshot import read_snapshot  # noqa: PLC0415 - only this needs a database
+    from cvmprobe.store.snapshot import read_snapshot
 
     snapshot = read_snapshot(path)
     return Side(series(snapshot.windows(), snapshot.manifest.runs), _conditions(snapshot.manifest))

@@ -59,7 +59,7 @@ def _here(where: Where, volumes: list[Path]) -> Environment:
     if where.collector is not None or where.local or where.names_cluster:
         raise UsageError("which node? Give --node NODE, or leave out the flags that name a collector")
     require(AGENT)
-    from cvmprobe.node.doctor import examine, named_volumes  # noqa: PLC0415 - where nothing is built, --node still works
+    from cvmprobe.node.doctor import examine, named_volumes
 
     return examine(named_volumes(volumes))
 

@@ -22,7 +22,7 @@ Ctrl-C ends it and prints what is there. Exit codes: 0 done, 1 failed, 2 wrong u
 
 def probe(context: typer.Context) -> None:
     """Hand all arguments on to the verbs of the catalog, which nobody else needs."""
-    from cvmprobe.cli.by_hand import app  # noqa: PLC0415 - it needs the probes
+    from cvmprobe.cli.by_hand import app
 
     code = get_command(app).main(context.args, prog_name=context.command_path, standalone_mode=False)
     raise typer.Exit(code if isinstance(code, int) else 0)

@@ -65,7 +65,7 @@ def responder(
 
 
 def _listen(listen: str | None) -> "tuple[Responder, str]":
-    from cvmprobe.probes.responder import Responder  # noqa: PLC0415 - native, see above
+    from cvmprobe.probes.responder import Responder
 
     wanted = address_of(listen or f"{_ANY}:{PORT}")
     try:

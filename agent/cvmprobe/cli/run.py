@@ -111,7 +111,7 @@ def _volume(volume: Path | None, path: Path) -> Path:
 
 
 def _run_local(order: _Order, volume: Path, form: Format, *, keep: bool) -> int:
-    from cvmprobe.cli.local import local_cluster  # noqa: PLC0415 - the only verb that needs a Unix
+    from cvmprobe.cli.local import local_cluster
 
     codes: list[int] = []
 

@@ -63,6 +63,6 @@ def show_snapshot(
 
     Example: cvmprobe snapshot show cvmprobe-20250101-120000.snapshot.zip -o csv
     """
-    from cvmprobe.cli.contents import show_contents  # noqa: PLC0415 - only this needs a database
+    from cvmprobe.cli.contents import show_contents
 
     show_contents(file, form)

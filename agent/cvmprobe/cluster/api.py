@@ -79,10 +79,10 @@ async def api_server() -> AsyncIterator[ApiServer]:
     settings = Configuration()
     try:
         if "KUBERNETES_SERVICE_HOST" in os.environ:
-            config.load_incluster_config(settings)  # type: ignore[no-untyped-call]  # it has none
+            config.load_incluster_config(settings)
         else:
             file = os.environ.get("KUBECONFIG", config.KUBE_CONFIG_DEFAULT_LOCATION)
-            await config.load_kube_config(file, client_configuration=settings, persist_config=False)  # type: ignore[no-untyped-call]  # nor this
+            await config.load_kube_config(file, client_configuration=settings, persist_config=False)
     except (config.ConfigException, OSError, ValueError) as error:
         raise ConfigError(f"collector.identity = kubernetes: no way to the API server: {error}") from error
     async with ApiClient(settings) as client:

@@ -50,7 +50,7 @@ class Kubeconfig(AbstractAsyncContextManager["Kubeconfig"]):
         """Read the kubeconfig, and ask its credential plugin where it names one."""
         try:
             with _outspoken():
-                loader: Any = await config.load_kube_config(  # type: ignore[no-untyped-call]  # it has no types
+                loader: Any = await config.load_kube_config(
                     self._files, self.context or None, self._settings, persist_config=False
                 )
             self._api = ApiClient(self._settings)
@@ -65,7 +65,7 @@ class Kubeconfig(AbstractAsyncContextManager["Kubeconfig"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close what is open to the API server."""
-        await self._api.close()  # type: ignore[no-untyped-call]  # it has no types
+        await self._api.close()
 
     async def token(self, service_account: str, audience: str) -> str:
         """Ask for a 10-minute token of that ServiceAccount; RBAC on serviceaccounts/token decides who gets it."""
@@ -148,7 +148,7 @@ class Kubeconfig(AbstractAsyncContextManager["Kubeconfig"]):
         try:
             headers["Accept"] = "application/json"
             answer = await self._api.call_api(method, url, headers, body, _request_timeout=_TIMEOUT_S)
-            content: bytes = await answer.read()  # type: ignore[no-untyped-call]  # it has no types
+            content: bytes = await answer.read()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise UnreachableError(f"{what}: {self._silence(error)}") from error
         if answer.status in _REFUSALS:

@@ -58,7 +58,7 @@ class _ComputeFace:
         self._parameters = parameters
 
     def open(self, stopping: Callable[[], bool]) -> "Engine":  # noqa: ARG002 - arming takes a second at the most
-        from cvmprobe.native.compute import Compute  # noqa: PLC0415 - the catalog is readable where no engine is built
+        from cvmprobe.native.compute import Compute
 
         asked = self._parameters
         engine = Compute(
@@ -88,7 +88,7 @@ def size_of(parameters: ComputeParameters, caches: Path = _CACHES) -> int:
     sizes = _cache_bytes(caches)
     if parameters.level == "memory":
         last = sizes[max(sizes)] if sizes else 0
-        import psutil  # noqa: PLC0415 - the catalog is readable where the agent's extra is not installed
+        import psutil
 
         free = psutil.virtual_memory().available // _SHARE_OF_FREE
         return min(max(_BEYOND * last, _SMALLEST_BYTES), _LARGEST_BYTES, free)

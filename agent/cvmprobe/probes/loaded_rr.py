@@ -65,8 +65,8 @@ class _LoadedFace:
         return self._parameters.omit_ms
 
     def open(self, stopping: Callable[[], bool]) -> Runner:
-        from cvmprobe.native.tcp_rr import TcpRr  # noqa: PLC0415 - the catalog is readable where no engine is built
-        from cvmprobe.native.tcp_stream import TcpStream  # noqa: PLC0415
+        from cvmprobe.native.tcp_rr import TcpRr
+        from cvmprobe.native.tcp_stream import TcpStream
 
         session, asked = self._session, self._parameters
 

@@ -18,7 +18,7 @@ _KVM_STEAL_TIME = 1 << 5
 def steal_source(root: Path = Path("/"), leaf: Callable[[int], Registers | None] | None = None) -> str | None:
     """Return what says that steal time is counted here; None where unknown. ``leaf``: CPUID of another machine."""
     if leaf is None:
-        from cvmprobe.native import cpuid  # noqa: PLC0415 - the catalog is readable where no engine is built
+        from cvmprobe.native import cpuid
 
         leaf = cpuid.leaf
     if "no-steal-acc" in _text(root / "proc/cmdline").split():

@@ -58,7 +58,7 @@ class _CrrFace:
         return ("transactions",) if self._parameters.rate_per_s else ()
 
     def open(self, stopping: Callable[[], bool]) -> "Engine":
-        from cvmprobe.native.tcp_crr import TcpCrr  # noqa: PLC0415 - the catalog is readable where no engine is built
+        from cvmprobe.native.tcp_crr import TcpCrr
 
         engine = self._engine = TcpCrr(
             host=self._session.host,

@@ -72,7 +72,7 @@ class _RrFace:
         return ("transactions",) if self._parameters.rate_per_s else ()
 
     def open(self, stopping: Callable[[], bool]) -> "Engine":
-        from cvmprobe.native.tcp_rr import TcpRr  # noqa: PLC0415 - the catalog is readable where no engine is built
+        from cvmprobe.native.tcp_rr import TcpRr
 
         engine = self._engine = TcpRr(
             host=self._session.host,

@@ -73,7 +73,7 @@ class _StreamFace:
         return self._parameters.omit_ms
 
     def open(self, stopping: Callable[[], bool]) -> "Engine":
-        from cvmprobe.native.tcp_stream import TcpStream  # noqa: PLC0415 - the catalog is readable without engines
+        from cvmprobe.native.tcp_stream import TcpStream
 
         asked = msgspec.structs.asdict(self._parameters)
         del asked["omit_ms"]

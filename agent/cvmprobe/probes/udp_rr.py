@@ -75,7 +75,7 @@ class _RrFace:
         return ("transactions",) if self._parameters.rate_per_s else ()
 
     def open(self, stopping: Callable[[], bool]) -> "Engine":
-        from cvmprobe.native.udp_rr import UdpRr  # noqa: PLC0415 - the catalog is readable where no engine is built
+        from cvmprobe.native.udp_rr import UdpRr
 
         engine = self._engine = UdpRr(
             host=self._session.host,

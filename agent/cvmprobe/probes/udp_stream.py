@@ -67,7 +67,7 @@ class _DatagramFace:
         return self._parameters.omit_ms
 
     def open(self, stopping: Callable[[], bool]) -> "Engine":
-        from cvmprobe.native.udp_stream import UdpStream  # noqa: PLC0415 - the catalog is readable without engines
+        from cvmprobe.native.udp_stream import UdpStream
 
         asked = msgspec.structs.asdict(self._parameters)
         del asked["omit_ms"]

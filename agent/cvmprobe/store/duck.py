@@ -130,7 +130,7 @@ class DuckStore:
     def export_samples(self, path: Path, selection: Selection, time_range: TimeRange) -> tuple[int, int]:
         """Write ``samples.parquet``; return the number of rows, and of samples lost."""
         condition, values = self._where(selection, time_range, BLOCK_TIME)
-        ((lost,),) = self._rows(f"SELECT coalesce(sum(lost), 0) FROM store.samples {condition}", values)  # noqa: S608  our own words only
+        ((lost,),) = self._rows(f"SELECT coalesce(sum(lost), 0) FROM store.samples {condition}", values)
         return self._copy(select_operations(condition), values, path), int(lost)
 
     def _copy(self, query: str, values: list[Any], path: Path) -> int:
@@ -193,7 +193,7 @@ class DuckStore:
 
     def _delete(self, table: str, condition: str, value: int) -> int:
         with self._transaction() as connection:
-            query = f"DELETE FROM store.{table} WHERE {condition}"  # noqa: S608  our own words only
+            query = f"DELETE FROM store.{table} WHERE {condition}"
             ((count,),) = connection.execute(query, [value]).fetchall()
         return int(count)
 
@@ -203,7 +203,7 @@ class DuckStore:
         table, time, share = (
             ("samples", "unix_ns", excess / size) if size else ("windows", "end_unix_ms", excess / used)
         )
-        query = f"SELECT quantile_disc({time}, {min(share, 1.0)}) FROM store.{table}"  # noqa: S608  our own words only
+        query = f"SELECT quantile_disc({time}, {min(share, 1.0)}) FROM store.{table}"
         ((cut,),) = self._rows(query, [])
         return 0 if cut is None else self._delete(table, f"{time} <= ?", cut)
 

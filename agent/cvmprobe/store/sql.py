@@ -32,7 +32,7 @@ def where(selection: Selection, time_range: TimeRange, lease_ids: Collection[str
 
 def select_windows(source: str, condition: str) -> str:
     """Return the query for window rows from a table or a Parquet scan."""
-    return f"SELECT {columns(WINDOWS)} FROM {source} {condition} {WINDOW_ORDER}"  # noqa: S608  our own words only
+    return f"SELECT {columns(WINDOWS)} FROM {source} {condition} {WINDOW_ORDER}"
 
 
 def select_operations(condition: str) -> str:
@@ -55,7 +55,7 @@ def select_operations(condition: str) -> str:
                     unnest(regexp_extract_all(hex(packed), '.{{32}}')) AS digits
                 FROM (FROM store.samples {condition} {SAMPLE_ORDER})
             )
-        )"""  # noqa: S608  our own words only
+        )"""
 
 
 def copy_to_parquet(query: str, path: Path) -> str:

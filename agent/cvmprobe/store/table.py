@@ -64,7 +64,7 @@ def write_csv(table: Path, to: Path) -> None:
             SELECT * REPLACE (to_json(bucket_indices)::VARCHAR AS bucket_indices,
                 to_json(bucket_counts)::VARCHAR AS bucket_counts)
             FROM read_parquet(?)
-        ) TO {literal(str(to))} (FORMAT csv, HEADER)"""  # noqa: S608  our own words only
+        ) TO {literal(str(to))} (FORMAT csv, HEADER)"""
     with _opened(table) as connection:
         connection.execute(query, [str(table)])
 

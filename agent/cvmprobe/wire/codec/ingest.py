@@ -132,7 +132,7 @@ def _agent_request(message: AgentMessage) -> wire.AttachRequest:
             return wire.AttachRequest(bye=wire.Bye(last_seq=message.last_seq))
 
 
-def decode_agent_message(request: wire.AttachRequest) -> AgentMessage | None:  # noqa: PLR0911 -- one per kind
+def decode_agent_message(request: wire.AttachRequest) -> AgentMessage | None:
     """Decode what an agent sends after its Hello; None for a kind a newer agent knows and we do not.
 
     A batch whose number can be read and whose windows cannot becomes the Loss of that number.
@@ -202,7 +202,7 @@ def encode_collector_message(message: CollectorMessage | Receipt) -> wire.Attach
         raise WireError(f"{type(message).__name__} cannot be sent: {error}") from error
 
 
-def _collector_response(message: CollectorMessage | Receipt) -> wire.AttachResponse:  # noqa: PLR0911 -- one per kind
+def _collector_response(message: CollectorMessage | Receipt) -> wire.AttachResponse:
     match message:
         case Welcome():
             welcome = wire.Welcome(
@@ -226,9 +226,7 @@ def _collector_response(message: CollectorMessage | Receipt) -> wire.AttachRespo
             return wire.AttachResponse(receipt=wire.Receipt(aside=message.aside))
 
 
-def decode_collector_message(  # noqa: PLR0911 -- one per kind
-    response: wire.AttachResponse,
-) -> CollectorMessage | Receipt | None:
+def decode_collector_message(response: wire.AttachResponse) -> CollectorMessage | Receipt | None:
     """Decode what a collector sends; None for a kind a newer collector knows and we do not."""
     match response.WhichOneof("message"):
         case "welcome":

@@ -1,6 +1,7 @@
 """The verdict on the trusted execution environment, for machines that are not at hand: tests/data/cpuid/*.json.
 
-Each file says where its values come from: recorded, or constructed from a public description.
+Each file says of which of its leaves the values were recorded, and where that is published; all others are constructed
+from a public description.
 """
 
 import json
@@ -38,7 +39,29 @@ def test_each_machine_is_told_apart(name):
 def test_every_kind_of_machine_has_a_vector_that_tells_its_origin():
     needed = {"sev", "sev-es", "sev-snp", "tdx", "azure-sev-snp", "azure-tdx", "plain-hyperv", "aarch64"}
     assert needed | {"plain-kvm-amd", "plain-kvm-intel", "bare-metal-amd", "bare-metal-intel"} <= VECTORS.keys()
-    assert all(vector["values"].startswith(("constructed", "recorded")) for vector in VECTORS.values())
+    for vector in VECTORS.values():
+        recorded = [leaf for leaves in vector["recorded"].values() for leaf in leaves]
+        assert len(recorded) == len(set(recorded))
+        assert set(recorded) <= set(vector["leaves"] or ())
+        assert bool(vector["constructed"]) is (vector["leaves"] is None or len(recorded) < len(vector["leaves"]))
+
+
+def test_the_leaf_that_decides_was_recorded_where_one_is_published():
+    deciding = {
+        "sev-snp": "0x8000001f",
+        "sev-snp-firmware": "0x8000001f",
+        "tdx": "0x21",
+        "azure-tdx-no-paravisor": "0x4000000c",
+        "azure-sev-snp": "0x4000000c",
+        "firecracker-amd": "0x8000001f",
+        "plain-kvm-amd": "0x8000001f",
+        "plain-hyperv": "0x40000003",
+        "hyperv-root-partition": "0x40000003",
+        "bare-metal-amd": "0x1",
+        "bare-metal-intel": "0x1",
+    }
+    for name, leaf in deciding.items():
+        assert any(leaf in leaves for leaves in VECTORS[name]["recorded"].values())
 
 
 def test_the_two_azure_registers_are_as_they_were_seen():
@@ -125,6 +148,67 @@ def test_a_register_that_says_off_denies_cpuid_unless_a_paravisor_hides_it():
         plain, verdict = judge_tee(Evidence(LEAVES_OF[name])), judge_tee(Evidence(LEAVES_OF[name], **off))
         assert (verdict.kind, verdict.confidence) == (plain.kind, plain.confidence)
         assert "SEV is off" in " ".join(verdict.evidence)
+
+
+AMD_TDX = LEAVES_OF["tdx"] | {0: (0x21, *LEAVES_OF["sev-snp"][0][1:])}
+INTEL_SNP = LEAVES_OF["sev-snp"] | {0: LEAVES_OF["plain-kvm-intel"][0]}
+BARE_TDX = LEAVES_OF["tdx"] | {1: LEAVES_OF["bare-metal-intel"][1]}
+TWO_KINDS = LEAVES_OF["azure-tdx-no-paravisor"] | {0x4000000C: (0, 2, 0, 0)}
+
+
+@pytest.mark.parametrize(
+    ("leaves", "kind", "told"),
+    [
+        (AMD_TDX, TeeKind.TDX, "against it: CPUID 0x0: 'AuthenticAMD' makes no tdx"),
+        (INTEL_SNP, TeeKind.SEV_SNP, "against it: CPUID 0x0: 'GenuineIntel' makes no sev-snp"),
+        (BARE_TDX, TeeKind.TDX, "against it: CPUID 0x1 ECX[31]: no hypervisor"),
+        (TWO_KINDS, TeeKind.SEV_SNP, "against it: another leaf says tdx"),
+    ],
+)
+def test_leaves_that_contradict_each_other_lower_the_confidence_and_are_named(leaves, kind, told):
+    for files in ((), ("/dev/sev-guest", "/dev/tdx_guest")):
+        verdict = judge_tee(Evidence(leaves, frozenset(files)))
+        assert (verdict.kind, verdict.confidence) == (kind, Confidence.LOW)
+        assert told in verdict.evidence
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "seen"),
+    [
+        ("sev-snp", "/dev/sev-guest", "/sys/class/misc/sev-guest"),
+        ("tdx", "/dev/tdx_guest", "/sys/class/misc/tdx_guest"),
+        ("azure-tdx-no-paravisor", "/dev/tdx_guest", "/dev/tdx_guest"),
+    ],
+)
+def test_the_device_of_such_a_guest_is_missed_by_name_or_makes_it_surer(name, device, seen):
+    without, within = (judge_tee(Evidence(LEAVES_OF[name], frozenset(files))) for files in ((), (seen,)))
+    assert (without.confidence, within.confidence) == (Confidence.MEDIUM, Confidence.HIGH)
+    assert f"no {device} is seen" in " ".join(without.evidence)
+    assert f"no {device} is seen" not in " ".join(within.evidence)
+    assert without.kind is within.kind
+
+
+def test_below_a_paravisor_no_device_is_missed():
+    for name in ("azure-sev-snp", "azure-tdx"):
+        assert "is seen" not in " ".join(judge_tee(Evidence(LEAVES_OF[name])).evidence)
+
+
+@pytest.mark.parametrize(
+    ("more", "kind", "confidence"),
+    [
+        ({}, TeeKind.UNKNOWN, Confidence.LOW),
+        ({"sev_status": 0}, TeeKind.NONE, Confidence.MEDIUM),
+        ({"sev_status": 0x7}, TeeKind.SEV_SNP, Confidence.MEDIUM),
+        ({"log": [SNP_LOG]}, TeeKind.SEV_SNP, Confidence.MEDIUM),
+        ({"log": [SNP_LOG], "sev_status": 0}, TeeKind.SEV_SNP, Confidence.LOW),
+        ({"log": [SNP_LOG], "files": frozenset({"/dev/tdx_guest"})}, TeeKind.TDX, Confidence.LOW),
+    ],
+)
+def test_a_host_s_leaf_handed_to_a_guest_is_no_word_on_the_guest(more, kind, confidence):
+    """A Firecracker VM without confidentiality shows the bits of SEV-SNP, all of them its host's."""
+    verdict = judge_tee(Evidence(LEAVES_OF["firecracker-amd"], **more))
+    assert (verdict.kind, verdict.confidence) == (kind, confidence)
+    assert "the host's leaf" in " ".join(verdict.evidence)
 
 
 @pytest.mark.parametrize(("vmpl", "paravisor"), [(None, None), (0, None), (2, True)])

@@ -4,12 +4,18 @@ The ladder, best evidence first. CPUID decides; the rest supports or contradicts
 
     CPUID                                    says
     0x80000000 ≥ 0x8000001F: EAX[1] [3] [4]  AMD: SEV, SEV-ES, SEV-SNP on (without a hypervisor: able to host it)
+                             ECX             guests that a host can keep apart: not 0 in a guest that was handed the
+                                             host's own leaf, which then says nothing of the guest
     0 ≥ 0x21: "IntelTDX    "                 Intel: a TDX guest
     0x40000000 "Microsoft Hv"
       0x40000003 EBX[22]                     this partition is isolated, so the next leaf counts
       0x4000000C EAX[0], EBX[3:0]            a paravisor is there (it may hide the bits above); 2 SEV-SNP, 3 TDX
                  EBX[5], EBX[11:6]           whether a shared-memory boundary is in use, and at which address bit
     kernel command line, devices of a guest, MSR 0xC0010131 EAX[0] [1] [2] and the kernel's log, where they may be read
+
+What contradicts the verdict is told beside what carries it, and lowers the confidence: two leaves that name two kinds,
+a vendor that makes no such thing, a register that says off. A guest's device that is missing is told too; but a
+container sees no devices, so that only keeps the confidence from rising.
 
 A hypervisor can forge CPUID, and the kernel believes it, so nothing here is attested.
 """
@@ -47,9 +53,14 @@ TEE_FILES = {
     "/dev/sev-guest": TeeKind.SEV_SNP,
     "/dev/tdx_guest": TeeKind.TDX,
     "/dev/tdx-guest": TeeKind.TDX,
+    "/sys/class/misc/sev-guest": TeeKind.SEV_SNP,  # the same devices, as a container may see them
+    "/sys/class/misc/tdx_guest": TeeKind.TDX,
     VMPL_FILE: TeeKind.SEV_SNP,
     _TSM_FOLDER: None,  # reports can be asked for, by whatever kind of guest
 }
+_DEVICES = {TeeKind.SEV_SNP: "/dev/sev-guest", TeeKind.TDX: "/dev/tdx_guest"}
+_AMD, _INTEL = ("AuthenticAMD", "HygonGenuine"), ("GenuineIntel",)
+_MAKERS = {TeeKind.SEV: _AMD, TeeKind.SEV_ES: _AMD, TeeKind.SEV_SNP: _AMD, TeeKind.TDX: _INTEL}
 _ISOLATION = {2: TeeKind.SEV_SNP, 3: TeeKind.TDX}
 _VARIANTS = (("sev-snp", TeeKind.SEV_SNP), ("sev-es", TeeKind.SEV_ES), ("tdx", TeeKind.TDX))
 _LOGGED = re.compile(r"Memory Encryption Features active: *(.*)")
@@ -87,14 +98,46 @@ def judge_tee(evidence: Evidence) -> TeeVerdict:
     processor = _Processor(evidence.leaves)
     kind, paravisor, found = _by_cpuid(processor)
     reasons = (*found, *told)
+    off = any(claim.kind is TeeKind.NONE for claim in claims)
+    if kind is TeeKind.UNKNOWN:
+        return _by_claims(evidence, claimed, reasons, off=off)
     if kind is TeeKind.NONE:
         if claimed:
             return TeeVerdict(claimed[0], None, evidence.vmpl, Confidence.LOW, reasons)
         return TeeVerdict(kind, False, None, _NONE_CONFIDENCE[processor.virtual], reasons)
     if evidence.vmpl:
         paravisor = True  # something more privileged than this kernel is in the machine
-    denied = not paravisor and any(claim.kind is TeeKind.NONE for claim in claims)  # a paravisor hides the register
+    against = list(_against(processor, kind))
+    denied = bool(against) or (off and not paravisor)  # a paravisor hides the register
+    reasons = (*reasons, *against, *_missing(evidence, kind, paravisor=paravisor))
     return TeeVerdict(kind, paravisor, evidence.vmpl, _confidence(kind, claimed, denied=denied), reasons)
+
+
+def _by_claims(evidence: Evidence, claimed: Sequence[TeeKind], reasons: tuple[str, ...], *, off: bool) -> TeeVerdict:
+    """Judge where CPUID is the host's own: only what else there is tells of the guest."""
+    if claimed:
+        agreed = not off and len(set(claimed)) == 1
+        return TeeVerdict(claimed[0], None, evidence.vmpl, Confidence.MEDIUM if agreed else Confidence.LOW, reasons)
+    if off:
+        return TeeVerdict(TeeKind.NONE, False, None, Confidence.MEDIUM, reasons)
+    return TeeVerdict(TeeKind.UNKNOWN, None, None, Confidence.LOW, reasons)
+
+
+def _against(processor: "_Processor", kind: TeeKind) -> Iterator[str]:
+    """Yield what CPUID itself says against the kind."""
+    if processor.vendor not in _MAKERS[kind]:
+        yield f"against it: CPUID 0x0: {processor.vendor!r} makes no {kind}"
+    if not processor.virtual:
+        yield "against it: CPUID 0x1 ECX[31]: no hypervisor"
+    others = [other for other, _ in _leaf_claims(processor) if other in _MAKERS and other is not kind]
+    if others:
+        yield f"against it: another leaf says {others[0]}"
+
+
+def _missing(evidence: Evidence, kind: TeeKind, *, paravisor: bool | None) -> Iterator[str]:
+    """Yield the device that such a guest has and this one does not show; a paravisor keeps it to itself."""
+    if kind in _DEVICES and not paravisor and not any(TEE_FILES[path] is kind for path in evidence.files):
+        yield f"no {_DEVICES[kind]} is seen: the driver is not loaded, or a container hides it"
 
 
 def hypervisor(leaf: Callable[[int], Registers | None]) -> str | None:
@@ -118,6 +161,9 @@ class _Processor:
         self._leaves = leaves
         self.virtual = bool(self.leaf(_FEATURES)[2] >> 31 & 1)
         self.hypervisor = _text(self.leaf(_HYPERVISOR), "bcd") if self.virtual else ""
+        self.vendor = _text(self.leaf(_BASIC), "bdc")
+        isolated = self.hypervisor == "Microsoft Hv" and self.leaf(_HYPERV_PRIVILEGES)[1] >> 22 & 1
+        self.isolation = self.leaf(_HYPERV_ISOLATION) if isolated else None  # Hyper-V's word on it
 
     def leaf(self, number: int) -> Registers:
         """Return the registers of a leaf; zeros where it does not exist."""
@@ -133,35 +179,51 @@ def _text(registers: Registers, order: str) -> str:
 
 def _by_cpuid(processor: _Processor) -> tuple[TeeKind, bool | None, list[str]]:
     """Return (kind, paravisor, reasons)."""
+    reasons = [f"CPUID 0x40000000: hypervisor {processor.hypervisor.rstrip(chr(0))!r}"] if processor.virtual else []
+    claims = list(_leaf_claims(processor))
+    reasons += [reason for _, reason in claims]
+    kinds = [kind for kind, _ in claims if kind is not TeeKind.NONE]
+    kind = kinds[0] if kinds else TeeKind.NONE
+    paravisor = None
+    if kind is TeeKind.NONE:
+        paravisor = False
+    elif processor.isolation is not None and _ISOLATION.get(processor.isolation[1] & 0xF) is kind:
+        paravisor = bool(processor.isolation[0] & 1)
+    return kind, paravisor, reasons
+
+
+def _leaf_claims(processor: _Processor) -> Iterator[tuple[TeeKind, str]]:
+    """Yield what each leaf says, best first; without a hypervisor AMD's tells what the processor could host."""
     if not processor.virtual:
-        return TeeKind.NONE, False, ["CPUID 0x1 ECX[31]: no hypervisor"]
-    reasons = [f"CPUID 0x40000000: hypervisor {processor.hypervisor.rstrip(chr(0))!r}"]
+        yield TeeKind.NONE, "CPUID 0x1 ECX[31]: no hypervisor"
     if processor.hypervisor == "Microsoft Hv":
-        kind, paravisor, reason = _by_hyperv(processor)
-        reasons.append(reason)
-        if kind is not TeeKind.NONE:
-            return kind, paravisor, reasons
+        yield _by_hyperv(processor)
     if _text(processor.leaf(_TDX), "bdc") == "IntelTDX    ":
-        return TeeKind.TDX, None, [*reasons, "CPUID 0x21: 'IntelTDX'"]
-    kind, reason = _by_amd(processor.leaf(_AMD_ENCRYPTION)[0])
-    return kind, None, [*reasons, reason]
+        yield TeeKind.TDX, "CPUID 0x21: 'IntelTDX'"
+    if processor.virtual and processor.leaf(_EXTENDED)[0] >= _AMD_ENCRYPTION:
+        yield _by_amd(processor.leaf(_AMD_ENCRYPTION))
+    elif processor.virtual:
+        yield TeeKind.NONE, "CPUID 0x8000001F: there is no such leaf"
 
 
-def _by_hyperv(processor: _Processor) -> tuple[TeeKind, bool | None, str]:
-    if not processor.leaf(_HYPERV_PRIVILEGES)[1] >> 22 & 1:
-        return TeeKind.NONE, False, "CPUID 0x40000003 EBX[22]: the partition is not isolated"
-    eax, ebx, _, _ = processor.leaf(_HYPERV_ISOLATION)
-    kind = _ISOLATION.get(ebx & 0xF, TeeKind.NONE)
+def _by_hyperv(processor: _Processor) -> tuple[TeeKind, str]:
+    if processor.isolation is None:
+        return TeeKind.NONE, "CPUID 0x40000003 EBX[22]: the partition is not isolated"
+    eax, ebx, _, _ = processor.isolation
     boundary = f", shared memory above address bit {ebx >> 6 & 0x3F}" if ebx >> 5 & 1 else ""
-    return kind, bool(eax & 1), f"CPUID 0x4000000C EAX {eax:#x} EBX {ebx:#x}: isolation {ebx & 0xF}{boundary}"
+    reason = f"CPUID 0x4000000C EAX {eax:#x} EBX {ebx:#x}: isolation {ebx & 0xF}{boundary}"
+    return _ISOLATION.get(ebx & 0xF, TeeKind.NONE), reason
 
 
-def _by_amd(eax: int) -> tuple[TeeKind, str]:
+def _by_amd(registers: Registers) -> tuple[TeeKind, str]:
+    eax, _, guests, _ = registers
     reason = f"CPUID 0x8000001F EAX {eax:#x}"
     for bit, kind in ((4, TeeKind.SEV_SNP), (3, TeeKind.SEV_ES), (1, TeeKind.SEV)):
         if eax >> bit & 1:
+            if guests:
+                return TeeKind.UNKNOWN, f"{reason}, ECX: for {guests} guests: the host's leaf, not one about this guest"
             return kind, f"{reason}: bit {bit}"
-    return TeeKind.NONE, f"{reason}: no memory encryption" if eax else "no leaf tells of memory encryption"
+    return TeeKind.NONE, f"{reason}: bits 1, 3 and 4 are 0"
 
 
 def _claims(evidence: Evidence) -> Iterator[_Claim]:

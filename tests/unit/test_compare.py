@@ -100,6 +100,28 @@ def test_latencies_are_compared_by_the_quantiles_that_each_repeat_carries():
     assert rows[0].contrast.ratio == pytest.approx(2, rel=1e-3)
 
 
+def loaded_rr(repeat, factor):
+    instance = Instance(f"l{repeat}", Probe.LOADED_RR, A, EndpointTarget(B, Path.LOOPBACK), Direction.FORWARD, repeat)
+    idle, loaded = (
+        Histogram(buckets={value + i: 40 for i in range(-20, 21)}, sum=1) for value in (3000, 3000 + factor)
+    )
+    return [
+        window(instance, histograms={"idle_latency_ns": idle}),
+        window(instance, histograms={"loaded_latency_ns": loaded}),
+    ]
+
+
+def test_round_trips_beside_a_load_are_compared_apart_from_those_without():
+    before, after = ([one for repeat in range(1, 6) for one in loaded_rr(repeat, more)] for more in (0, 256))
+    rows = compare(side(before), side(after), min_effect=0.02)
+    assert {str(row.quantity): row.verdict for row in rows} == {
+        "idle_latency_ns p50": Verdict.SAME,
+        "idle_latency_ns p99": Verdict.SAME,
+        "loaded_latency_ns p50": Verdict.WORSE,
+        "loaded_latency_ns p99": Verdict.WORSE,
+    }
+
+
 def datagrams(repeat, lost):
     instance = Instance(f"u{repeat}", Probe.UDP_STREAM, A, EndpointTarget(B, Path.LOOPBACK), Direction.FORWARD, repeat)
     return [window(instance, counters={"receiver_bytes": 10**6, "sent_datagrams": 1000, "lost_datagrams": lost})]

@@ -15,7 +15,13 @@ __all__ = ["Kind", "Quantity", "Series", "series"]
 
 # Names of metrics are a convention that all probes keep; of each tuple the first that is known.
 _RATES = (("receiver_bytes", "sent_bytes"), ("reverse_receiver_bytes",), ("transactions",), ("reads",), ("writes",))
-_LATENCIES = (("latency_ns",), ("idle_latency_ns",), ("commit_ns", "total_ns"), ("sync_ns",))
+_LATENCIES = (
+    ("latency_ns",),
+    ("idle_latency_ns",),
+    ("loaded_latency_ns",),
+    ("commit_ns", "total_ns"),
+    ("sync_ns",),
+)
 _MEANS = ("unit_fs",)
 _LOSSES = (  # what was lost, and of what: compared is the share that was not, since no ratio can be taken of no loss
     ("lost_datagrams", "sent_datagrams"),

@@ -4,6 +4,9 @@ A worker has a file of its own. What it does, and where time stamps are taken, i
 are the table of disk_backends.h. At most DISK_BATCH operations share a submitting call and a reap, and what was reaped
 is submitted again before more is, so the depth is held (Little's law) and no completion waits unseen without being
 charged for it.
+At a rate a worker sleeps until a completion or the next start, whichever comes first; within DISK_LOOK_NS of a start
+it only looks for completions, without sleeping, which costs at most that much CPU time per operation (it is in
+`cpu_ns`) and less than a sleep and a wake-up would.
 A row of the ring: t_ns the intended start, value_ns total_ns, kind 0 read / 1 write / 2 sync, aux the slot.
 """
 

@@ -43,7 +43,7 @@ enum {
 
 /* All functions return 0, a count, or -errno; `queue->call` then names the call. `open` leaves nothing on failure; all
  * but `close` are called on one thread. `submit` hands over everything put since the last one; `reap` waits for one
- * completion, wait_ns at most, and returns those there are. */
+ * completion, wait_ns at most (0: it only looks), and returns those there are. */
 struct disk_backend {
     const char *name;
     uint32_t capabilities;

@@ -24,6 +24,7 @@ enum {
     DISK_PAGE_BYTES = 4096,
     DISK_MAX_FAILURES = 64,        /* in a row: then the worker ends */
     DISK_SLOW_SYNC_NS = 10000000,  /* what etcd advises 99 of 100 fdatasyncs to stay under */
+    DISK_LOOK_NS = 10000,          /* to a start this near one looks for completions: a sleep would cost more */
 };
 #define DISK_DRAIN_NS UINT64_C(2000000000) /* how long operations in flight at the deadline may take */
 
@@ -306,13 +307,15 @@ static uint64_t disk_reap(struct disk_worker *w, uint64_t wait_ns)
     return seen;
 }
 
-/* Wait for a completion or, where a slot is free for it, for the start of the next operation. */
+/* Wait for a completion or, where a slot is free for it, for the start of the next operation; just before that, look. */
 static uint64_t disk_await(struct disk_worker *w, uint64_t now)
 {
     uint64_t wake_ns = w->worker.deadline_ns;
     if (w->open_loop && w->idle_count && w->next_ns < wake_ns)
         wake_ns = w->next_ns;
     uint64_t wait_ns = wake_ns > now ? wake_ns - now : 0;
+    if (w->open_loop && wait_ns < DISK_LOOK_NS)
+        wait_ns = 0;
     if (wait_ns > DISK_WAIT_NS)
         wait_ns = DISK_WAIT_NS;
     if (w->idle_count < w->choice.depth)

@@ -157,7 +157,7 @@ static int disk_pool_reap(struct disk_queue *queue, struct disk_completion out[D
     struct disk_pool *pool = (struct disk_pool *)queue;
     const struct timespec timeout = clock_timespec(wait_ns);
     int count = 0;
-    if (__atomic_load_n(&pool->ended, __ATOMIC_ACQUIRE) == pool->reaped)
+    if (wait_ns && __atomic_load_n(&pool->ended, __ATOMIC_ACQUIRE) == pool->reaped)
         disk_pool_sleep(&pool->ended, pool->reaped, &timeout);
     while (count < DISK_BATCH) {
         uint64_t *at = &pool->done[pool->reaped % pool->target.depth];

@@ -273,7 +273,7 @@ static int uring_wait(struct uring *ring, uint64_t wait_ns)
     struct uring_wait wait = {.timeout = (uint64_t)(uintptr_t)&timeout};
     uint32_t flags = ring->enter_flags | URING_ENTER_GETEVENTS | URING_ENTER_EXT_ARG;
     ring->queue.call = "io_uring_enter";
-    if (syscall(__NR_io_uring_enter, ring->enter_fd, 0, 1, flags, &wait, sizeof wait) >= 0)
+    if (syscall(__NR_io_uring_enter, ring->enter_fd, 0, wait_ns > 0, flags, &wait, sizeof wait) >= 0)
         return 0;
     return errno == ETIME || errno == EINTR ? 0 : -errno;
 }

@@ -211,6 +211,30 @@ def test_an_open_loop_starts_what_the_rate_says(make_scratch, engine):
     assert total.sum >= service.sum
 
 
+def test_starts_that_are_nearer_than_a_sleep_costs_are_not_slept_for():
+    """Reads of memory, 9 us apart, never block: a thread that gives up its CPU has gone to sleep between them."""
+    fd = memory_file()
+    engine = Disk(fds=[fd], file_bytes=MIB, depth=1, rate_per_s=111_111, engine="sync")
+    engine.arm()
+    engine.start()
+    while (reads := engine.snapshot(time.monotonic_ns() + 1_000_000).counters["reads"]) < 5_000:
+        assert engine.error is None
+    status = Path(f"/proc/self/task/{engine.thread_ids[0]}/status").read_text()
+    engine.close()
+    os.close(fd)
+    slept = int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+    assert slept < reads / 500
+
+
+def memory_file():
+    try:
+        fd = os.open("/dev/shm", os.O_RDWR | os.O_TMPFILE | os.O_DIRECT)
+    except OSError as error:
+        pytest.skip(f"no file in memory for direct I/O: {error}")
+    os.ftruncate(fd, MIB)
+    return fd
+
+
 def test_workers_of_an_open_loop_share_the_rate_and_take_turns(make_scratch):
     files = [make_scratch(MIB) for _ in range(2)]
     engine = Disk(fds=[file.fd for file in files], file_bytes=MIB, rate_per_s=200, duration_ms=500, ring_rows=1024)

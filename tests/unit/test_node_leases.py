@@ -41,7 +41,7 @@ def test_at_most_one_preview_a_second(node: Node):
     shown = []
     for number in range(1, 21):
         execution.step(number)
-        node.until(lambda: len(execution.windows) == number and node.calls.empty())  # noqa: B023 - used at once
+        node.until(lambda number=number: len(execution.windows) == number and node.calls.empty())
         node.pass_time(0.25)
         shown += [item for item in node.unnumbered() if isinstance(item, Preview)]
     assert len(shown) == 5

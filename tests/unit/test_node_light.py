@@ -1,7 +1,5 @@
 """Light probes follow the plan, make way for a lease, and go on where they were."""
 
-import threading
-
 import pytest
 from tests.unit.supervised_node import Node, lease, light, make_node, plan
 
@@ -30,7 +28,7 @@ def test_a_new_plan_keeps_what_it_repeats_and_ends_the_rest(node: Node):
     node.receive(plan(light("a" * 32), light("c" * 32)))
     node.until(lambda: len(node.executions) == 3 and leaving.stops == 1)
     assert keeping.stops == 0
-    node.until(lambda: threading.active_count() and node.calls.empty())
+    node.until(node.calls.empty)
     node.pass_time(1)
     assert len(node.executions) == 3
 
@@ -108,7 +106,7 @@ def test_a_light_probe_that_fails_is_tried_again_later_and_later(node: Node):
         began = node.now
         while len(node.executions) == attempt and node.now < began + 120:
             node.pass_time(0.25)
-            node.until(lambda: node.supervisor.idle or len(node.executions) > attempt)  # noqa: B023 - used at once
+            node.until(lambda attempt=attempt: node.supervisor.idle or len(node.executions) > attempt)
         pauses.append(node.now - began)
     assert 1 <= pauses[0] <= 2.25
     assert 30 <= pauses[-1] <= 60.25

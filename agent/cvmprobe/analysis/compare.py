@@ -56,7 +56,7 @@ class Comparison:
     @property
     def partial(self) -> bool:
         """Whether the data were not what a verdict needs."""
-        return self.unsound or (self.contrast is None)
+        return self.unsound or self.contrast is None
 
     @property
     def loss(self) -> float:
@@ -74,10 +74,11 @@ def compare(a: Side, b: Side, *, min_effect: float, force: bool = False) -> tupl
         for kind in sorted({*a.series, *b.series})
         for row in _of_kind(kind, a.series.get(kind), b.series.get(kind), unlike, force=force)
     ]
-    tested = [row for row in rows if row.contrast is not None]
-    adjusted = holm([row.contrast.p_beyond(min_effect) for row in tested if row.contrast is not None])
-    verdicts = {id(row): _judged(row, p, min_effect) for row, p in zip(tested, adjusted, strict=True)}
-    return tuple(verdicts.get(id(row), row) for row in rows)
+    tested = {place: row.contrast for place, row in enumerate(rows) if row.contrast is not None}
+    adjusted = holm([found.p_beyond(min_effect) for found in tested.values()])
+    for (place, found), p in zip(tested.items(), adjusted, strict=True):
+        rows[place] = _judged(rows[place], found, p, min_effect)
+    return tuple(rows)
 
 
 def _of_kind(
@@ -120,12 +121,11 @@ def _of_quantity(
     return replace(row, contrast=contrast(before, after))
 
 
-def _judged(row: Comparison, p: float, min_effect: float) -> Comparison:
-    assert row.contrast is not None  # noqa: S101 - only such rows are judged
+def _judged(row: Comparison, found: Contrast, p: float, min_effect: float) -> Comparison:
     if p <= 1 - LEVEL:
         verdict = Verdict.WORSE if row.loss > 0 else Verdict.BETTER
     else:
-        verdict = Verdict.SAME if row.contrast.within(min_effect) else Verdict.UNDECIDED
+        verdict = Verdict.SAME if found.within(min_effect) else Verdict.UNDECIDED
     return replace(row, verdict=verdict, p=p)
 
 

@@ -83,7 +83,7 @@ def _missing(error: ModuleNotFoundError) -> str:
 
 def _fail(message: str, code: int) -> int:
     """Print an error as one line, whatever it holds."""
-    print("cvmprobe:", " ".join(message.split()), file=sys.stderr)  # noqa: T201 - rich may be what is missing
+    sys.stderr.write(f"cvmprobe: {' '.join(message.split())}\n")  # rich may be what is missing
     return code
 
 

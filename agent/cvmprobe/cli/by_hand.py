@@ -94,7 +94,7 @@ def _verb(entry: Entry) -> Callable[..., None]:
 
     options = [option for kind in groups for option in _options(kind, disk=probe is Probe.DISK)]
     signature = inspect.Signature([*targets, *options, *options_of(entry.parameters, _PANEL)])
-    call.__signature__ = signature  # type: ignore[attr-defined]  # where inspect, and so typer, looks first
+    vars(call)["__signature__"] = signature  # where inspect, and so typer, looks first
     return call
 
 

@@ -2,14 +2,14 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from cvmprobe.analysis import MIN_REPEATS, Comparison, Verdict
-from cvmprobe.cli.output import DASH, Column, Record, tabulate
+from cvmprobe.cli.output import DASH, Column, Record, four_digits, tabulate
 
 __all__ = ["Judgement", "markdown", "record", "table"]
 
@@ -97,14 +97,6 @@ def _notes(judgement: Judgement) -> list[str]:
     ]
 
 
-def _value(of: Callable[[Comparison], float | None]) -> Callable[[Comparison], str]:
-    def cell(row: Comparison) -> str:
-        value = of(row)
-        return DASH if value is None else f"{value:,.0f}" if value >= 1_000 else f"{value:.4g}"  # noqa: PLR2004 - digits
-
-    return cell
-
-
 def _change(ratio: float) -> str:
     return f"{(ratio - 1) * 100:+.1f} %" if math.isfinite(ratio) else DASH
 
@@ -128,8 +120,8 @@ def _remark(row: Comparison) -> str:
 _COLUMNS: tuple[Column[Comparison], ...] = (
     Column("measurement", lambda row: str(row.kind)),
     Column("metric", lambda row: DASH if row.quantity is None else str(row.quantity)),
-    Column("A", _value(lambda row: row.before), right=True),
-    Column("B", _value(lambda row: row.after), right=True),
+    Column("A", lambda row: four_digits(row.before), right=True),
+    Column("B", lambda row: four_digits(row.after), right=True),
     Column("of", _unit),
     Column("change", lambda row: DASH if row.contrast is None else _change(row.contrast.ratio), right=True),
     Column("95 % interval", _interval, right=True),

@@ -20,6 +20,7 @@ __all__ = [
     "headline",
     "labels",
     "measurement",
+    "scaled",
     "short",
     "traits",
 ]
@@ -91,7 +92,7 @@ def figures_of_window(window: Window) -> Figures:
         quantiles={} if histogram is None else quantiles(histogram, POINTS),
         operations=None if histogram is None else histogram.count,
         late=_late(rates),
-        unit_ns=_times(mean(window.histograms[_UNIT]), 1 / _FS_PER_NS) if _UNIT in window.histograms else None,
+        unit_ns=scaled(mean(window.histograms[_UNIT]), 1 / _FS_PER_NS) if _UNIT in window.histograms else None,
         facts=window.facts,
         windows=1,
         flags=dict.fromkeys(window.flags, 1),
@@ -156,11 +157,11 @@ def _figures(metrics: Mapping[str, Summary]) -> Figures:
         operations=None if latency is None else latency.count,
         parts={part: metrics[name].quantiles for part, name in _PARTS.items() if name in metrics},
         lost=_lost(rates),
-        unit_ns=None if unit is None else _times(unit.mean, 1 / _FS_PER_NS),
+        unit_ns=None if unit is None else scaled(unit.mean, 1 / _FS_PER_NS),
         unit_margin_ns=None if unit is None else _margin_ns(unit),
         repetitions=None if unit is None else unit.count,
-        frequency_mhz=_times(metrics["frequency_khz"].mean, 1e-3) if "frequency_khz" in metrics else None,
-        stolen_cpus=_times(rates.get("steal_ns"), 1e-9),
+        frequency_mhz=scaled(metrics["frequency_khz"].mean, 1e-3) if "frequency_khz" in metrics else None,
+        stolen_cpus=scaled(rates.get("steal_ns"), 1e-9),
         facts=some.facts,
         late=_late(rates),
         windows=max(summary.windows for summary in metrics.values()),
@@ -173,7 +174,8 @@ def _margin_ns(unit: Summary) -> float | None:
     return None if unit.deviation is None else half_width(unit.deviation, unit.count) / _FS_PER_NS
 
 
-def _times(value: float | None, factor: float) -> float | None:
+def scaled(value: float | None, factor: float) -> float | None:
+    """Return ``value`` in a unit ``factor`` times as small; None for None."""
     return None if value is None else value * factor
 
 

@@ -101,7 +101,7 @@ def located(verb: Callable[..., None], local: str | None = None) -> Callable[...
     signature = inspect.Signature(
         [*(each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own), *options, context]
     )
-    call.__signature__ = signature  # type: ignore[attr-defined]  # where inspect, and so typer, looks first
+    vars(call)["__signature__"] = signature  # where inspect, and so typer, looks first
     return call
 
 

@@ -12,6 +12,7 @@ __all__ = ["PORT", "KeyFileOption", "KeyOption", "address_of", "read_key"]
 
 PORT: Final = 7411
 _SHORTEST, _LONGEST = 16, 64
+_LAST_PORT: Final = 0xFFFF  # ports have 16 bits
 
 KeyOption = Annotated[
     str | None,
@@ -47,6 +48,6 @@ def address_of(text: str) -> PeerAddress:
         port = rest.removeprefix(":") or port
     elif text.count(":") == 1:
         host, _, port = text.partition(":")
-    if not host or not port.isdecimal() or int(port) > 0xFFFF:  # noqa: PLR2004 - ports have 16 bits
+    if not host or not port.isdecimal() or int(port) > _LAST_PORT:
         raise UsageError(f"{text!r} is no address: give HOST, HOST:PORT or [IPV6]:PORT")
     return PeerAddress(host, int(port))

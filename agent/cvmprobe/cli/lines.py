@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Final
 
 from cvmprobe.cli.figures import figures_of_window
-from cvmprobe.cli.output import DASH, Column, microseconds
+from cvmprobe.cli.output import DASH, Column, four_digits, microseconds
 from cvmprobe.model.window import Window
 
 __all__ = ["WindowLines"]
@@ -79,12 +79,8 @@ def _operations(window: Window) -> list[Column[Window]]:
     if figures.operations is not None:
         columns += [_point(0.5), _point(0.99)]
     if figures.unit_ns is not None:
-        columns.append(Column("unit", lambda each: _four_digits(figures_of_window(each).unit_ns), unit="ns"))
+        columns.append(Column("unit", lambda each: four_digits(figures_of_window(each).unit_ns), unit="ns"))
     return columns
-
-
-def _four_digits(value: float | None) -> str:
-    return DASH if value is None else f"{value:,.4g}"
 
 
 def _plain(value: float | None) -> str:

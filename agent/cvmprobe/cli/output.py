@@ -24,6 +24,7 @@ __all__ = [
     "Record",
     "RecordStream",
     "aside",
+    "four_digits",
     "microseconds",
     "note",
     "notes_console",
@@ -35,6 +36,7 @@ Record = Mapping[str, object]
 _Row = TypeVar("_Row")
 DASH: Final = "-"
 _UNBOUNDED: Final = 10_000
+_GROUPED_FROM: Final = 1_000  # whole numbers from here on, their digits in groups of three
 
 
 class Format(StrEnum):
@@ -69,7 +71,14 @@ def microseconds(value_ns: float | None) -> str:
     if value_ns is None:
         return DASH
     value = value_ns / 1_000
-    return f"{value:,.1f}" if value < 1_000 else f"{value:,.0f}"  # noqa: PLR2004 - as the docstring says
+    return f"{value:,.0f}" if value >= _GROUPED_FROM else f"{value:,.1f}"
+
+
+def four_digits(value: float | None) -> str:
+    """Write four significant digits, or all before the point where there are more; a dash for None."""
+    if value is None:
+        return DASH
+    return f"{value:,.0f}" if value >= _GROUPED_FROM else f"{value:.4g}"
 
 
 def tabulate(columns: Sequence[Column[_Row]], rows: Iterable[_Row], title: str | None = None) -> Table:

@@ -9,8 +9,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from cvmprobe.cli.costs import COST_MEANING, cost_table, costs_of_leases
-from cvmprobe.cli.figures import POINTS, Figures, Measurement, differing, short, traits
-from cvmprobe.cli.output import DASH, Column, microseconds, tabulate
+from cvmprobe.cli.figures import POINTS, Figures, Measurement, differing, scaled, short, traits
+from cvmprobe.cli.output import DASH, Column, four_digits, microseconds, tabulate
 from cvmprobe.cli.progress import describe
 from cvmprobe.model.assignment import LeaseState
 from cvmprobe.model.endpoint import NodeTarget, VolumeTarget
@@ -99,16 +99,8 @@ def _point(q: float) -> Column[_Row]:
     return Column(f"p{q * 100:g}", lambda row: microseconds(row.figures.quantiles.get(q)), unit="µs", right=True)
 
 
-def _times(value: float | None, factor: float) -> float | None:
-    return None if value is None else value * factor
-
-
 def _share(part: float | None, whole: float | None) -> float | None:
     return None if part is None or not whole else part / whole * 100
-
-
-def _four_digits(value: float | None) -> str:
-    return DASH if value is None else f"{value:,.0f}" if value >= 1_000 else f"{value:.4g}"  # noqa: PLR2004 - as it says
 
 
 def _kib(size_bytes: str | None) -> str:
@@ -132,16 +124,16 @@ _TRIPS: Column[_Row] = Column("rate", _number(lambda figures: figures.operations
 _CONNECTIONS: Column[_Row] = Column(
     "connections", _number(lambda figures: figures.operations_per_s, ",.0f"), unit="1/s", right=True
 )
-_LOST: Column[_Row] = Column("lost", _number(lambda figures: _times(figures.lost, 100), ".3f"), unit="%", right=True)
+_LOST: Column[_Row] = Column("lost", _number(lambda figures: scaled(figures.lost, 100), ".3f"), unit="%", right=True)
 _IOPS: Column[_Row] = Column("IOPS", _number(lambda figures: figures.operations_per_s, ",.0f"), unit="1/s", right=True)
 _THROUGHPUT: Column[_Row] = Column(
-    "throughput", _number(lambda figures: _times(figures.bytes_per_s, 8e-9), ".2f"), unit="Gbit/s", right=True
+    "throughput", _number(lambda figures: scaled(figures.bytes_per_s, 8e-9), ".2f"), unit="Gbit/s", right=True
 )
 _BACK: Column[_Row] = Column(
-    "of it back", _number(lambda figures: _times(figures.back_bytes_per_s, 8e-9), ".2f"), unit="Gbit/s", right=True
+    "of it back", _number(lambda figures: scaled(figures.back_bytes_per_s, 8e-9), ".2f"), unit="Gbit/s", right=True
 )
 _DISK_THROUGHPUT: Column[_Row] = Column(
-    "throughput", _number(lambda figures: _times(figures.bytes_per_s, 1e-6), ",.1f"), unit="MB/s", right=True
+    "throughput", _number(lambda figures: scaled(figures.bytes_per_s, 1e-6), ",.1f"), unit="MB/s", right=True
 )
 
 
@@ -168,7 +160,7 @@ def _ratio(q: float) -> Column[_Row]:
 
 
 _QUANTILES: Final = tuple(_point(q) for q in POINTS)
-_LATE: Column[_Row] = Column("late", _number(lambda figures: _times(figures.late, 100), ".2f"), unit="%", right=True)
+_LATE: Column[_Row] = Column("late", _number(lambda figures: scaled(figures.late, 100), ".2f"), unit="%", right=True)
 _N: Column[_Row] = Column("n", _number(lambda figures: figures.operations, ",d"), right=True)
 _COMPUTE: Final[tuple[Column[_Row], ...]] = (
     Column("kernel", lambda row: dict(row.key.parameters).get("kernel", DASH)),
@@ -176,7 +168,7 @@ _COMPUTE: Final[tuple[Column[_Row], ...]] = (
     Column("level", lambda row: dict(row.key.parameters).get("level", DASH)),
     Column("size", lambda row: _kib(row.figures.facts.get("size_bytes")), unit="KiB", right=True),
     Column("unit", lambda row: row.figures.facts.get("unit", DASH)),
-    Column("time", lambda row: _four_digits(row.figures.unit_ns), unit="ns", right=True),
+    Column("time", lambda row: four_digits(row.figures.unit_ns), unit="ns", right=True),
     Column("±", _number(lambda figures: _share(figures.unit_margin_ns, figures.unit_ns), ".2f"), unit="%", right=True),
     Column("n", _number(lambda figures: figures.repetitions, "d"), right=True),
 )
@@ -184,7 +176,7 @@ _FREQUENCY: Column[_Row] = Column(
     "frequency", _number(lambda figures: figures.frequency_mhz, ",.0f"), unit="MHz", right=True
 )
 _STEAL: Column[_Row] = Column(
-    "steal", _number(lambda figures: _times(figures.stolen_cpus, 100), ".2f"), unit="% of a CPU", right=True
+    "steal", _number(lambda figures: scaled(figures.stolen_cpus, 100), ".2f"), unit="% of a CPU", right=True
 )
 _WINDOWS: Column[_Row] = Column("windows", _number(lambda figures: figures.windows, "d"), right=True)
 _FLAGS: Column[_Row] = Column("flags", _remarks)

@@ -195,20 +195,30 @@ def _message(body: bytes) -> str:
     return str(status.get("message", "")) if isinstance(status, dict) else ""
 
 
+class _Listener(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self.heard: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the message of a record."""
+        self.heard.append(record.getMessage())
+
+
 @contextmanager
 def _outspoken() -> Iterator[None]:
     """Raise what the kubeconfig's loader only logs, such as why a credential plugin failed."""
-    said: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]  # a class in a line
+    handler = _Listener(logging.WARNING)
     _LOG.addHandler(handler)
     propagate, _LOG.propagate = _LOG.propagate, False
     try:
         yield
     except config.ConfigException as error:
-        raise config.ConfigException("; ".join(said) or str(error)) from error
+        raise config.ConfigException("; ".join(handler.heard) or str(error)) from error
     finally:
         _LOG.propagate = propagate
         _LOG.removeHandler(handler)
-    if said:
-        raise config.ConfigException("; ".join(said))
+    if handler.heard:
+        raise config.ConfigException("; ".join(handler.heard))

@@ -1,7 +1,6 @@
 """What this node may still spend today, and the record of what it spent, which outlives a restart."""
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -79,7 +78,7 @@ class Budget:
         aside = self._path.with_suffix(".new")
         try:
             aside.write_bytes(msgspec.json.encode(self._ledger))
-            os.replace(aside, self._path)  # noqa: PTH105 - Path.replace is the same call under a vaguer name
+            aside.replace(self._path)
         except OSError as error:
             _log.warning("what was spent is recorded in memory only: %s: %s", self._path, error.strerror)
 

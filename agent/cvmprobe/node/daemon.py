@@ -219,7 +219,7 @@ async def run(settings: AgentSettings, stop: asyncio.Event) -> None:
         hello = Hello(
             version=cvmprobe.__version__,
             endpoint=Endpoint(settings.node, settings.role),
-            boot_id=Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip(),  # noqa: ASYNC240 - procfs
+            boot_id=_boot_id(),
             start_id=uuid.uuid4().hex,
             responder_port=responder.port,
             probe_service_port=0,
@@ -228,6 +228,10 @@ async def run(settings: AgentSettings, stop: asyncio.Event) -> None:
         await Daemon(settings, responder, hello).run(stop)
     finally:
         responder.close()
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
 def _not_for_the_dead(message: CollectorMessage) -> None:

@@ -109,7 +109,7 @@ class _DiskFace:
         for _ in range(missing):
             self._files.append(self._prepare_file(stopping))
             self._written_before += self._files[-1].filled_bytes
-        if load.read_percent < 100 and setup.max_bytes - self._written_before < load.block_bytes:  # noqa: PLR2004 - %
+        if load.writes and setup.max_bytes - self._written_before < load.block_bytes:
             raise UsageError(
                 f"disk: making the scratch file used up the {setup.max_bytes} bytes that may be written:"
                 " ask for a smaller file or raise the disk budget"

@@ -15,6 +15,7 @@ from cvmprobe.probes.entry import read_parameters
 __all__ = ["DiskParameters", "Load", "cost", "read_load"]
 
 _MIB = 1 << 20
+_ALL = 100  # %
 _WRITE_BYTES_PER_S = 2_000_000_000  # more than this is not expected, and not allowed
 _FILL_BYTES_PER_S = 50_000_000
 _SECTOR_BYTES = 512
@@ -83,6 +84,11 @@ class Load:
     omit_ms: int
     any_filesystem: bool
 
+    @property
+    def writes(self) -> bool:
+        """Whether any operation is a write."""
+        return self.read_percent < _ALL
+
 
 def read_load(parameters: Mapping[str, str]) -> Load:
     """Return what is asked for. Raises UsageError, which names the parameter that is wrong or fits no other."""
@@ -118,7 +124,9 @@ def cost(parameters: Mapping[str, str], duration_ms: int) -> Cost:
         return Cost(seconds + files / _FILL_BYTES_PER_S, 0, files)
     filled = files * (2 if load.verify else 1)
     bytes_per_s = load.rate_per_s * load.block_bytes or _WRITE_BYTES_PER_S
-    share = 0 if load.read_percent == 100 else 1 if load.rate_per_s else 1 - load.read_percent / 100  # noqa: PLR2004 - %
+    share = 1 - load.read_percent / _ALL
+    if load.rate_per_s and load.writes:  # a paced mix is charged as if it wrote alone
+        share = 1
     written = int(seconds * min(bytes_per_s, _WRITE_BYTES_PER_S) * share)
     return Cost(seconds + filled / _FILL_BYTES_PER_S, 0, filled + written)
 
@@ -128,7 +136,7 @@ def _read_percent(read: DiskParameters) -> int:
         return 50 if read.read_percent is None else read.read_percent
     if read.read_percent is not None:
         raise UsageError(f"disk: parameter read_percent = {read.read_percent}: only for {', '.join(sorted(_MIXES))}")
-    return 100 if read.mode in _READS else 0
+    return _ALL if read.mode in _READS else 0
 
 
 def _check_sizes(load: Load) -> None:
@@ -144,7 +152,7 @@ def _check_sizes(load: Load) -> None:
 def _check_syncs(read: DiskParameters, load: Load) -> None:
     if read.fsync and read.fdatasync:
         raise UsageError(f"disk: parameters fsync = {read.fsync} and fdatasync = {read.fdatasync}: give one of them")
-    if load.sync_every and load.read_percent == 100:  # noqa: PLR2004 - reads alone
+    if load.sync_every and not load.writes:
         raise UsageError(f"disk: parameters fsync and fdatasync: {read.mode} writes nothing")
     if load.log and load.depth != 1:
         raise UsageError(f"disk: parameter depth = {load.depth}: wal appends one after the other, so 1")

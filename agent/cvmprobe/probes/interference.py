@@ -31,6 +31,7 @@ PRESSED_SHARE = 0.20  # of the moment before
 
 _RESOURCES = ("cpu", "io", "memory")
 _NS_PER_S = 1_000_000_000
+_STEAL = 8  # column of /proc/stat: cpu user nice system idle iowait irq softirq steal
 
 
 def flags_of(counters: Mapping[str, int], *, duration_ns: int, threads: int, operations: Sequence[str]) -> set[Flag]:
@@ -131,5 +132,4 @@ def _stolen_ticks(root: Path) -> int | None:
             columns = stat.readline().split()
     except OSError:
         return None
-    # cpu user nice system idle iowait irq softirq steal
-    return int(columns[8]) if len(columns) > 8 and columns[0] == "cpu" else None  # noqa: PLR2004 - see the line above
+    return int(columns[_STEAL]) if len(columns) > _STEAL and columns[0] == "cpu" else None

@@ -12,6 +12,7 @@ from cvmprobe.probes.tee import LEAVES, TEE_FILES, VMPL_FILE, Evidence, Register
 __all__ = ["gather"]
 
 _SEV_STATUS = 0xC0010131
+_REGISTER = struct.Struct("<Q")
 
 
 def gather(root: Path, log: Sequence[str] | None) -> Evidence:
@@ -46,12 +47,12 @@ def _sev_status(root: Path) -> int | None:
     except OSError:
         return None
     try:
-        value = os.pread(registers, 8, _SEV_STATUS)
+        value = os.pread(registers, _REGISTER.size, _SEV_STATUS)
     except OSError:
         return None
     finally:
         os.close(registers)
-    return int(struct.unpack("<Q", value)[0]) if len(value) == 8 else None  # noqa: PLR2004 - a register
+    return int(_REGISTER.unpack(value)[0]) if len(value) == _REGISTER.size else None
 
 
 def _options(root: Path) -> list[str]:

@@ -18,6 +18,7 @@ _HEADER = struct.Struct("=IHHII")
 _LINK = struct.Struct("=BxHiII")  # family, type, index, flags, change
 _ROUTE = struct.Struct("=BBBBBBBBI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
 _ATTRIBUTE = struct.Struct("=HH")
+_U32 = struct.Struct("=I")
 _NAME, _MTU, _QDISC, _LINKINFO, _KIND = 3, 4, 6, 18, 1  # IFLA_*, IFLA_INFO_KIND
 _OUT_INDEX, _PRIORITY, _METRICS, _METRIC_MTU = 4, 6, 8, 2  # RTA_*, RTAX_MTU
 _MAIN_TABLE, _UNICAST = 254, 1
@@ -131,4 +132,4 @@ def _text(value: bytes | None) -> str:
 
 
 def _number(value: bytes | None) -> int | None:
-    return None if value is None or len(value) < 4 else int(struct.unpack_from("=I", value)[0])  # noqa: PLR2004 - a u32
+    return None if value is None or len(value) < _U32.size else int(_U32.unpack_from(value)[0])

@@ -75,13 +75,7 @@ def within(field: str, decode: Callable[[M], T], message: M) -> T:
 
 def each(field: str, decode: Callable[[M], T], messages: Iterable[M]) -> tuple[T, ...]:
     """Decode every entry of a repeated field; what one refuses is named with its index."""
-    decoded: list[T] = []
-    try:
-        for message in messages:
-            decoded.append(decode(message))  # noqa: PERF401 -- its length tells which entry was refused
-    except WireError as error:
-        raise WireError(f"{field}[{len(decoded)}].{error}") from None
-    return tuple(decoded)
+    return tuple(within(f"{field}[{place}]", decode, message) for place, message in enumerate(messages))
 
 
 def capped(sized: S, field: str, cap: int = ENTRIES_CAP) -> S:

@@ -67,6 +67,6 @@ cdef class Initiator(Engine):
     cdef uint16_t _port
     cdef object _giving_up
     cdef bytearray _bins  # the session's
-    cdef int _invite(self, uint8_t kind, dict terms, tuple session) except -1
+    cdef int _invite(self, uint8_t kind, dict terms, session, giving_up) except -1
     cdef int _raise_dial(self, int error) except -1
     cdef int _raise_refused(self, str peer) except -1

@@ -104,11 +104,13 @@ cdef void await_results(worker *w, initiator *session) noexcept nogil:
 
 
 cdef class Initiator(Engine):
-    """An engine with a session. `session` of a subclass is (host, port, id, key, max_bytes, dials, giving_up)."""
+    """An engine with a session (model/session.py), its first argument; `giving_up` is asked every 50 ms while dialing.
 
-    cdef int _invite(self, uint8_t kind, dict terms, tuple session) except -1:
+    The lesser of the session's bytes and the terms' byte limit binds what is sent.
+    """
+
+    cdef int _invite(self, uint8_t kind, dict terms, session, giving_up) except -1:
         """Keep the terms (by the names of session_terms) and whom to offer them to; nothing is dialed before arm()."""
-        host, port, session_id, key, max_bytes, dials, giving_up = session
         session_terms_set(&self._session.terms, terms)
         if not session_terms_sound(kind, &self._session.terms):
             raise UsageError(f"no responder keeps these terms: {terms}")
@@ -116,13 +118,13 @@ cdef class Initiator(Engine):
         self._bins = bytearray(session_bins(kind, &self._session.terms) * SERIES_COUNT * sizeof(uint64_t))
         self._session.bins = <uint64_t *><char *>self._bins
         self._session.control.kind = kind
-        self._session.budget.limit = max_bytes
         self._session.incoming.limit = self._session.terms.byte_limit or UINT64_MAX
-        self._session.dials = dials
-        session_id_set(self._session.control.session_id, session_id)
-        session_key_set(&self._session.key, key)
-        self._host = host
-        self._port = port
+        self._session.budget.limit = min(<uint64_t>session.max_bytes, self._session.incoming.limit)
+        self._session.dials = session.peer.dials
+        session_id_set(self._session.control.session_id, session.session_id)
+        session_key_set(&self._session.key, session.key)
+        self._host = session.peer.host
+        self._port = session.peer.port
         self._giving_up = giving_up
         return 0
 

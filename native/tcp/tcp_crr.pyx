@@ -25,7 +25,7 @@ start, value_ns latency, kind 0, aux 0.
 from pathlib import Path
 
 from libc.errno cimport EADDRNOTAVAIL, EAGAIN, EINPROGRESS, EINTR, EPROTO, errno
-from libc.stdint cimport uint8_t, uint16_t, uint64_t
+from libc.stdint cimport uint8_t, uint64_t
 
 from cvmprobe.errors import UsageError
 
@@ -267,8 +267,7 @@ cdef void tcp_crr_loop(worker *w) noexcept nogil:
 cdef class TcpCrr(Initiator):
     """One connection after the other (`rate_per_s` 0), or `rate_per_s` of them in a second, late or not.
 
-    Without `duration_ms` it goes on until stop(). `giving_up` is asked every 50 ms while dialing. Raises UsageError for
-    what no responder would keep.
+    Without `duration_ms` it goes on until stop(). Raises UsageError for what no responder would keep.
     """
 
     cdef double _rate_per_s
@@ -276,10 +275,9 @@ cdef class TcpCrr(Initiator):
     cdef uint64_t _rows
     cdef uint64_t _ports
 
-    def __init__(self, *, str host not None, uint16_t port, bytes session_id not None, bytes key not None,
-                 uint64_t max_bytes, duration_ms=None, unsigned int request_bytes=16, unsigned int response_bytes=16,
-                 double rate_per_s=0, bint poisson=False, bint raw_samples=False, str placement not None="inherit",
-                 giving_up=lambda: False):
+    def __init__(self, session not None, *, duration_ms=None, unsigned int request_bytes=16,
+                 unsigned int response_bytes=16, double rate_per_s=0, bint poisson=False, bint raw_samples=False,
+                 str placement not None="inherit", giving_up=lambda: False):
         super().__init__(placement=placement, duration_ms=duration_ms)
         if not SESSION_MIN_TOKEN <= request_bytes <= SESSION_MAX_SHORT:
             raise UsageError(f"a request of {request_bytes} bytes: it holds a token, so there may be "
@@ -294,7 +292,7 @@ cdef class TcpCrr(Initiator):
             "request_bytes": request_bytes,
             "response_bytes": response_bytes,
         }
-        self._invite(KIND_TCP_CRR, terms, (host, port, session_id, key, max_bytes, 0, giving_up))
+        self._invite(KIND_TCP_CRR, terms, session, giving_up)
         self._rate_per_s = rate_per_s
         self._poisson = poisson
         self._rows = RING_ROWS if raw_samples else 0

@@ -272,8 +272,7 @@ cdef void tcp_rr_loop(worker *w) noexcept nogil:
 cdef class TcpRr(Initiator):
     """One transaction after the other in each slot (`rate_per_s` 0), or `rate_per_s` of them in a second, late or not.
 
-    Without `duration_ms` it goes on until stop(). `dials` as in initiator.h; `giving_up` is asked every 50 ms while
-    dialing. Raises UsageError for what no responder would keep.
+    Without `duration_ms` it goes on until stop(). Raises UsageError for what no responder would keep.
     """
 
     cdef double _rate_per_s
@@ -282,11 +281,10 @@ cdef class TcpRr(Initiator):
     cdef bint _stamps
     cdef uint64_t _rows
 
-    def __init__(self, *, str host not None, uint16_t port, bytes session_id not None, bytes key not None,
-                 uint64_t max_bytes, duration_ms=None, unsigned int request_bytes=1, unsigned int response_bytes=1,
-                 str wait not None="block", unsigned int connections=1, unsigned int depth=1, double rate_per_s=0,
-                 bint poisson=False, bint kernel_stamps=False, bint raw_samples=False,
-                 str placement not None="inherit", uint32_t dials=0, giving_up=lambda: False):
+    def __init__(self, session not None, *, duration_ms=None, unsigned int request_bytes=1,
+                 unsigned int response_bytes=1, str wait not None="block", unsigned int connections=1,
+                 unsigned int depth=1, double rate_per_s=0, bint poisson=False, bint kernel_stamps=False,
+                 bint raw_samples=False, str placement not None="inherit", giving_up=lambda: False):
         super().__init__(placement=placement, duration_ms=duration_ms)
         for name, size in (("request", request_bytes), ("response", response_bytes)):
             if not 0 < size <= SESSION_MAX_MESSAGE:
@@ -310,7 +308,7 @@ cdef class TcpRr(Initiator):
             "request_bytes": request_bytes,
             "response_bytes": response_bytes,
         }
-        self._invite(KIND_TCP_RR, terms, (host, port, session_id, key, max_bytes, dials, giving_up))
+        self._invite(KIND_TCP_RR, terms, session, giving_up)
         self._rate_per_s = rate_per_s
         self._poisson = poisson
         self._depth = depth

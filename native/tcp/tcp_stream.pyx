@@ -14,7 +14,7 @@ all of it is acknowledged; a peer that takes nothing wakes it every 50 ms.
 """
 
 from libc.errno cimport EAGAIN, EINTR, ENOMEM, errno
-from libc.stdint cimport UINT64_MAX, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
@@ -180,21 +180,19 @@ cdef tuple path_values(tcp_path *p):
 cdef class TcpStream(Initiator):
     """Sends messages of `message_bytes` over `streams` connections each way for `duration_ms`.
 
-    No more than `byte_limit` each way (0: no such limit) and `max_bytes` in all. Options of 0 or "" are left to the
-    system. `dials` as in initiator.h; `giving_up` is asked every 50 ms while dialing. Raises UsageError for what no
-    responder would keep.
+    No more than `byte_limit` each way (0: no such limit), and what the session allows in all. Options of 0 or "" are
+    left to the system. Raises UsageError for what no responder would keep.
     """
 
     cdef uint8_t *_message
     cdef uint64_t _first_ns
     cdef unsigned int _streams
 
-    def __init__(self, *, str host not None, uint16_t port, bytes session_id not None, bytes key not None,
-                 uint32_t duration_ms, uint32_t interval_ms, uint64_t max_bytes, unsigned int streams=1,
+    def __init__(self, session not None, *, uint32_t duration_ms, uint32_t interval_ms, unsigned int streams=1,
                  str direction not None="forward", unsigned int message_bytes=128 * 1024, bint discard=False,
                  uint32_t sndbuf_bytes=0, uint32_t rcvbuf_bytes=0, uint32_t mss=0, unsigned int dscp=0,
                  uint64_t rate_bytes_per_s=0, uint64_t byte_limit=0, str congestion not None="",
-                 str placement not None="inherit", uint32_t dials=0, giving_up=lambda: False):
+                 str placement not None="inherit", giving_up=lambda: False):
         super().__init__(placement=placement, duration_ms=duration_ms)
         if direction not in DIRECTIONS:
             raise UsageError(f"direction {direction!r}: there are {', '.join(DIRECTIONS)}")
@@ -205,9 +203,9 @@ cdef class TcpStream(Initiator):
             raise UsageError(f"messages of {message_bytes} bytes: there may be 1 to {SESSION_MAX_MESSAGE}")
         if dscp > 63:
             raise UsageError(f"dscp {dscp}: there are 0 to 63")
-        limit = min(max_bytes // ways, byte_limit or UINT64_MAX)
+        limit = min(<uint64_t>session.max_bytes // ways, byte_limit or UINT64_MAX)
         if not limit and direction != "forward":
-            raise UsageError(f"{max_bytes} bytes are allowed: a responder that sends needs some")
+            raise UsageError(f"{session.max_bytes} bytes are allowed: a responder that sends needs some")
         terms = {
             "sockets": streams * ways,
             "direction": DIRECTIONS[direction],
@@ -224,7 +222,7 @@ cdef class TcpStream(Initiator):
             "congestion": congestion.encode(),
         }
         self._streams = streams
-        self._invite(KIND_TCP_STREAM, terms, (host, port, session_id, key, limit, dials, giving_up))
+        self._invite(KIND_TCP_STREAM, terms, session, giving_up)
         self._facts["engine"] = "tcp_stream"
         self._facts["receive"] = "discard" if discard else "copy"
         self._staff(streams * ways + 1, sizeof(stream), stream_loop, NULL)

@@ -261,11 +261,10 @@ cdef class UdpRr(Initiator):
     cdef bint _stamps
     cdef uint64_t _rows
 
-    def __init__(self, *, str host not None, uint16_t port, bytes session_id not None, bytes key not None,
-                 uint64_t max_bytes, duration_ms=None, unsigned int request_bytes=16, unsigned int response_bytes=16,
-                 str wait not None="block", unsigned int connections=1, unsigned int depth=1, double rate_per_s=0,
-                 bint poisson=False, unsigned int timeout_ms=200, bint kernel_stamps=False,
-                 bint raw_samples=False, str placement not None="inherit", uint32_t dials=0,
+    def __init__(self, session not None, *, duration_ms=None, unsigned int request_bytes=16,
+                 unsigned int response_bytes=16, str wait not None="block", unsigned int connections=1,
+                 unsigned int depth=1, double rate_per_s=0, bint poisson=False, unsigned int timeout_ms=200,
+                 bint kernel_stamps=False, bint raw_samples=False, str placement not None="inherit",
                  giving_up=lambda: False):
         super().__init__(placement=placement, duration_ms=duration_ms)
         for what, value, least, most in (
@@ -291,7 +290,7 @@ cdef class UdpRr(Initiator):
             "request_bytes": request_bytes,
             "response_bytes": response_bytes,
         }
-        self._invite(KIND_UDP_RR, terms, (host, port, session_id, key, max_bytes, dials, giving_up))
+        self._invite(KIND_UDP_RR, terms, session, giving_up)
         self._rate_per_s = rate_per_s
         self._poisson = poisson
         self._depth = depth

@@ -152,19 +152,17 @@ cdef void flow_loop(worker *w) noexcept nogil:
 cdef class UdpStream(Initiator):
     """Sends datagrams of `datagram_bytes` over `streams` sockets each way for `duration_ms`.
 
-    `rate_bytes_per_s` of payload for each stream (0: as fast as it goes); `max_bytes` in all at the most. Buffers of 0
-    are left to the system. `offload` names how datagrams are handed over at both ends; best is the first of gso, mmsg
-    and none that works. `dials` as in initiator.h; `giving_up` is asked every 50 ms while dialing. Raises UsageError
-    for what no responder would keep.
+    `rate_bytes_per_s` of payload for each stream (0: as fast as it goes), and no more than the session allows in all.
+    Buffers of 0 are left to the system. `offload` names how datagrams are handed over at both ends; best is the first
+    of gso, mmsg and none that works. Raises UsageError for what no responder would keep.
     """
 
     cdef uint64_t _first_ns
 
-    def __init__(self, *, str host not None, uint16_t port, bytes session_id not None, bytes key not None,
-                 uint32_t duration_ms, uint32_t interval_ms, uint64_t max_bytes, unsigned int streams=1,
+    def __init__(self, session not None, *, uint32_t duration_ms, uint32_t interval_ms, unsigned int streams=1,
                  str direction not None="forward", uint32_t datagram_bytes=1372, uint64_t rate_bytes_per_s=0,
                  str offload not None="best", uint32_t sndbuf_bytes=0, uint32_t rcvbuf_bytes=0, unsigned int dscp=0,
-                 str placement not None="inherit", uint32_t dials=0, giving_up=lambda: False):
+                 str placement not None="inherit", giving_up=lambda: False):
         super().__init__(placement=placement, duration_ms=duration_ms)
         for name, value, known in (("direction", direction, DIRECTIONS), ("offload", offload, OFFLOADS)):
             if value not in known:
@@ -177,9 +175,9 @@ cdef class UdpStream(Initiator):
                              f"{SESSION_MAX_DATAGRAM}")
         if dscp > 63:
             raise UsageError(f"dscp {dscp}: there are 0 to 63")
-        limit = max_bytes // ways
+        limit = session.max_bytes // ways
         if not limit and direction != "forward":
-            raise UsageError(f"{max_bytes} bytes are allowed: a responder that sends needs some")
+            raise UsageError(f"{session.max_bytes} bytes are allowed: a responder that sends needs some")
         terms = {
             "sockets": streams * ways,
             "direction": DIRECTIONS[direction],
@@ -193,7 +191,7 @@ cdef class UdpStream(Initiator):
             "rate_bytes_per_s": rate_bytes_per_s,
             "byte_limit": limit,
         }
-        self._invite(KIND_UDP_STREAM, terms, (host, port, session_id, key, limit, dials, giving_up))
+        self._invite(KIND_UDP_STREAM, terms, session, giving_up)
         self._facts["engine"] = "udp_stream"
         self._staff(streams * ways + 1, sizeof(flow), flow_loop, NULL)
 

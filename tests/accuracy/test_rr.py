@@ -12,11 +12,11 @@ import time
 import pytest
 from tests.accuracy.ends import begin, measure, serving
 from tests.accuracy.namespaces import dropping
+from tests.native.sessions import engine_to
 from tests.native.slow_session import Ticket, read_exactly, slow_responder
 
 from cvmprobe.model.window import Flag, Probe
 from cvmprobe.native.histogram import bucket_upper
-from cvmprobe.native.tcp_rr import TcpRr
 
 DELAYS_S = (0.001, 0.002, 0.005, 0.0005, 0.010)
 HALF_BUCKET = 2 ** (1 / 512)
@@ -54,16 +54,7 @@ def midpoint(histogram, q) -> float:
 def test_each_round_trip_is_what_the_reflector_held_it_and_a_way(wait):
     ticket, reflector = Ticket("tcp_rr"), Reflector()
     with slow_responder(ticket, reflector.serve) as peer:
-        engine = TcpRr(
-            host="127.0.0.1",
-            port=peer.port,
-            session_id=ticket.session_id,
-            key=ticket.key,
-            duration_ms=1500,
-            max_bytes=1 << 40,
-            wait=wait,
-            raw_samples=True,
-        )
+        engine = engine_to(peer.port, ticket, duration_ms=1500, wait=wait, raw_samples=True)
         engine.arm()
         engine.start()
         total = engine.snapshot(engine.started_ns + 30_000_000_000)

@@ -14,6 +14,9 @@ from pathlib import Path
 
 from pairs import Figure
 
+from cvmprobe.model.endpoint import PeerAddress
+from cvmprobe.model.session import Session
+
 __all__ = ["Case", "OurResponder", "client", "server", "version_of"]
 
 PLENTY = 1 << 60
@@ -44,20 +47,14 @@ class OurResponder:
         assert self._process.stdout is not None
         return self._process.stdout.readline()
 
-    def session(self, probe: str) -> dict:
-        """Admit a new session; return the arguments an engine dials it with."""
+    def session(self, probe: str) -> Session:
+        """Admit a new session, and return it."""
         session_id, key = os.urandom(16), os.urandom(32)
         assert self._process.stdin is not None
         self._process.stdin.write(f"{probe} {session_id.hex()} {key.hex()}\n")
         self._process.stdin.flush()
         assert self._line() == "admitted\n"
-        return {
-            "host": "127.0.0.1",
-            "port": self._port,
-            "session_id": session_id,
-            "key": key,
-            "max_bytes": PLENTY,
-        }
+        return Session(PeerAddress("127.0.0.1", self._port), session_id, key, PLENTY)
 
     def cpu_s(self) -> float:
         """CPU seconds of its process so far."""

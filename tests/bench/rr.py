@@ -80,7 +80,7 @@ def our_rr(
     """Measure round trips with our engine."""
     size = size or BYTES[probe]
     engine = {"tcp_rr": TcpRr, "udp_rr": UdpRr}[probe](
-        **responder.session(probe),
+        responder.session(probe),
         duration_ms=int((OMIT_S + seconds) * 1000),
         request_bytes=size,
         response_bytes=size,
@@ -106,7 +106,7 @@ def our_crr(responder: OurResponder, seconds: float) -> dict[str, float]:
     """Measure connections with our engine. The responder's own thread answers, so its whole process is counted."""
     before_s = responder.cpu_s()
     engine = TcpCrr(
-        **responder.session("tcp_crr"),
+        responder.session("tcp_crr"),
         duration_ms=int((OMIT_S + seconds) * 1000),
         request_bytes=TOKEN_BYTES,
         response_bytes=TOKEN_BYTES,

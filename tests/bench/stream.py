@@ -34,7 +34,7 @@ def our_stream(
 ) -> dict[str, float]:
     """Measure with our engine."""
     engine = TcpStream(
-        **responder.session("tcp_stream"),
+        responder.session("tcp_stream"),
         duration_ms=int((STREAM_OMIT_S + seconds) * 1000),
         interval_ms=INTERVAL_MS,
         streams=streams,

@@ -29,7 +29,7 @@ FIGURES = [
 def our_datagrams(responder: OurResponder, offload: str, seconds: float) -> dict[str, float]:
     """Measure with our engine."""
     engine = UdpStream(
-        **responder.session("udp_stream"),
+        responder.session("udp_stream"),
         duration_ms=int((OMIT_S + seconds) * 1000),
         interval_ms=100,
         datagram_bytes=DATAGRAM_BYTES,

@@ -10,13 +10,9 @@ import threading
 import time
 
 import pytest
+from tests.native.sessions import STOP_BOUND_S, admitted, engine_to
 from tests.native.slow_session import SlowResponder, Ticket, read_exactly, slow_responder, until
 from tests.native.slow_udp import SlowUdpResponder
-from tests.native.streaming import stream_to
-from tests.native.test_tcp_crr import crr_to
-from tests.native.test_tcp_rr import STOP_BOUND_S, rr_to
-from tests.native.test_udp_rr import admitted as admitted_udp
-from tests.native.test_udp_stream import stream_to as datagrams_to
 
 from cvmprobe.errors import RefusedError
 
@@ -57,7 +53,7 @@ def stops(engine) -> bool:
 def test_a_response_without_an_end_is_an_error(size):
     ticket = Ticket("tcp_crr")
     with slow_responder(ticket, floods_a_connection(CHUNK, 0)) as peer:
-        engine = crr_to(peer.port, ticket, duration_ms=None, response_bytes=size)
+        engine = engine_to(peer.port, ticket, duration_ms=None, response_bytes=size)
         engine.arm()
         engine.start()
         until(lambda: engine.error is not None, "the engine has failed")
@@ -71,7 +67,7 @@ def test_a_response_that_trickles_holds_up_neither_stop_nor_deadline(duration_ms
     """A byte comes before any call has slept for as long as it may."""
     ticket = Ticket("tcp_crr")
     with slow_responder(ticket, floods_a_connection(b"x", 0.005)) as peer:
-        engine = crr_to(peer.port, ticket, duration_ms=duration_ms, response_bytes=16_384)
+        engine = engine_to(peer.port, ticket, duration_ms=duration_ms, response_bytes=16_384)
         engine.arm()
         engine.start()
         if duration_ms is None:
@@ -88,7 +84,7 @@ def test_responses_that_nobody_asked_for_are_an_error(wait):
     """They come faster than the requests can be sent that make room for them."""
     ticket = Ticket("tcp_rr")
     with slow_responder(ticket, floods_the_first) as peer:
-        engine = rr_to(peer.port, ticket, duration_ms=None, wait=wait, depth=256)
+        engine = engine_to(peer.port, ticket, duration_ms=None, wait=wait, depth=256)
         engine.arm()
         engine.start()
         until(lambda: engine.error is not None, "the engine has failed")
@@ -104,14 +100,14 @@ def test_an_option_that_nobody_knows_is_refused_in_words(monkeypatch):
         ticket, "reply", lambda hello: told(hello, (77, 2**32 - 1) if struct.unpack_from("<H", hello, 6)[0] else (0, 0))
     )
     with slow_responder(ticket, lambda peer: peer.over.wait() and None) as peer:
-        engine = rr_to(peer.port, ticket)
+        engine = engine_to(peer.port, ticket)
         with pytest.raises(RefusedError, match="option 77"):
             engine.arm()
 
 
 def test_a_rate_that_is_too_high_holds_up_neither_responses_nor_stop(responder):
     """There is always a request due; the responses to those before must not wait for that to end."""
-    engine = admitted_udp(responder, rate_per_s=1_000_000, duration_ms=None, wait="epoll", timeout_ms=1000)
+    engine = admitted(responder, "udp_rr", rate_per_s=1_000_000, duration_ms=None, wait="epoll", timeout_ms=1000)
     engine.arm()
     engine.start()
     middle = engine.snapshot(engine.started_ns + 300_000_000)
@@ -124,7 +120,7 @@ def test_a_rate_that_is_too_high_holds_up_neither_responses_nor_stop(responder):
 
 def test_a_rate_that_is_too_high_ends_with_its_time(responder):
     """More requests may be under way than are remembered: none of them may be waited for forever."""
-    engine = admitted_udp(responder, rate_per_s=1_000_000, duration_ms=300, wait="spin")
+    engine = admitted(responder, "udp_rr", rate_per_s=1_000_000, duration_ms=300, wait="spin", timeout_ms=1000)
     engine.arm()
     engine.start()
     until(lambda: engine.snapshot(engine.started_ns + 20_000_000).finished, "the engine has ended")
@@ -136,7 +132,7 @@ def test_a_rate_that_is_too_high_ends_with_its_time(responder):
 def test_a_stream_that_sends_more_than_it_may_is_an_error():
     ticket = Ticket("tcp_stream")
     with slow_responder(ticket, floods_the_first) as peer:
-        engine = stream_to(peer.port, ticket, direction="reverse", duration_ms=20_000, max_bytes=1 << 20)
+        engine = engine_to(peer.port, ticket, direction="reverse", duration_ms=20_000, max_bytes=1 << 20)
         engine.arm()
         engine.start()
         until(lambda: engine.error is not None, "the engine has failed")
@@ -158,7 +154,7 @@ class Generous(SlowUdpResponder):
 
 def test_datagrams_beyond_what_may_be_sent_are_an_error():
     peer = Generous(Ticket("udp_stream"), lambda _: [])
-    engine = datagrams_to(peer.port, peer.ticket, direction="reverse", duration_ms=20_000, max_bytes=20 * 1372)
+    engine = engine_to(peer.port, peer.ticket, direction="reverse", duration_ms=20_000, max_bytes=20 * 1372)
     engine.arm()
     engine.start()
     until(lambda: engine.error is not None, "the engine has failed")

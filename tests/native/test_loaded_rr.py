@@ -12,7 +12,7 @@ from cvmprobe.model.endpoint import Endpoint, EndpointTarget, Path, PeerAddress,
 from cvmprobe.model.window import Direction, Flag, Instance, Phase, Probe
 from cvmprobe.probes.catalog import CATALOG, prepare
 from cvmprobe.probes.execution import Setup
-from cvmprobe.probes.parts import part_bytes, part_session, parts_of
+from cvmprobe.probes.parts import part_bytes, part_id, parts_of
 from cvmprobe.probes.responder import Responder
 
 PLENTY = 1 << 50
@@ -117,7 +117,7 @@ def test_without_an_admission_nothing_begins(responder):
 def test_a_stream_that_is_not_let_in_keeps_the_idle_half(responder):
     setup = setup_of(responder, admitted=False)
     name = bytes.fromhex(setup.instance.assignment_id)
-    trips = part_session(name, Probe.LOADED_RR, Probe.TCP_RR)
+    trips = part_id(name, Probe.LOADED_RR, Probe.TCP_RR)
     responder.admit(trips, setup.key, Probe.TCP_RR, valid_for_ms=60_000, max_bytes=PLENTY)
     _, result = run(setup)
     assert isinstance(result.error, DeniedError)

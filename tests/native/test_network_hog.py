@@ -6,15 +6,12 @@ import sys
 
 import pytest
 from tests.native.hog import hog_ratios, report
-from tests.native.slow_session import Ticket
+from tests.native.sessions import admitted
 
 from cvmprobe.native.responder import Responder
-from cvmprobe.native.tcp_rr import TcpRr
-from cvmprobe.native.tcp_stream import TcpStream
 
 pytestmark = pytest.mark.alone  # what runs beside it would be in the rates it compares
 
-PLENTY = 1 << 50
 MEASURED_MS = 150
 
 
@@ -28,24 +25,11 @@ def one_cpu():
 
 
 @pytest.fixture
-def session(one_cpu):
-    """Arguments of an engine for a session that was just admitted."""
-    responder = Responder("127.0.0.1")
-
-    def admit(probe):
-        ticket = Ticket(probe)
-        responder.admit(ticket.session_id, ticket.key, probe, valid_for_ms=60_000, max_bytes=PLENTY)
-        return {
-            "host": "127.0.0.1",
-            "port": responder.port,
-            "session_id": ticket.session_id,
-            "key": ticket.key,
-            "max_bytes": PLENTY,
-            "duration_ms": MEASURED_MS,
-        }
-
-    yield admit
-    responder.close()
+def responder(one_cpu):
+    """Made where its threads start on that CPU."""
+    found = Responder("127.0.0.1")
+    yield found
+    found.close()
 
 
 def end_of(engine):
@@ -56,9 +40,9 @@ def end_of(engine):
     return last
 
 
-def test_the_stream_rate_does_not_feel_the_interpreter(session, capsys):
+def test_the_stream_rate_does_not_feel_the_interpreter(responder, capsys):
     def receiver_bytes() -> float:
-        engine = TcpStream(**session("tcp_stream"), interval_ms=50)
+        engine = admitted(responder, "tcp_stream", duration_ms=MEASURED_MS)
         end_of(engine)
         counted = sum(engine.bins["bytes"][:-1])
         engine.close()
@@ -70,9 +54,9 @@ def test_the_stream_rate_does_not_feel_the_interpreter(session, capsys):
     assert 0.4 < statistics.median(ratios) < 2.5
 
 
-def test_the_round_trip_does_not_feel_the_interpreter(session, capsys):
+def test_the_round_trip_does_not_feel_the_interpreter(responder, capsys):
     def median_ns() -> float:
-        engine = TcpRr(**session("tcp_rr"))
+        engine = admitted(responder, "tcp_rr", duration_ms=MEASURED_MS)
         latency = end_of(engine).histograms["latency_ns"]
         engine.close()
         indices, counts = latency.sparse()

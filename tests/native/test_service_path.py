@@ -6,14 +6,12 @@ from contextlib import ExitStack, closing, suppress
 from itertools import chain, repeat
 
 import pytest
+from tests.native.admitting import admit
+from tests.native.sessions import engine_to
 from tests.native.slow_session import Ticket
 
 from cvmprobe.errors import DeniedError
 from cvmprobe.native.responder import Responder
-from cvmprobe.native.tcp_rr import TcpRr
-from cvmprobe.native.tcp_stream import TcpStream
-
-PLENTY = 1 << 40
 
 
 class Service:
@@ -72,10 +70,9 @@ def through():
         yield lambda ports: stack.enter_context(closing(Service(ports)))
 
 
-def admit(responder, probe):
-    ticket = Ticket(probe)
-    responder.admit(ticket.session_id, ticket.key, probe, valid_for_ms=60_000, max_bytes=PLENTY)
-    return {"host": "127.0.0.1", "session_id": ticket.session_id, "key": ticket.key, "max_bytes": PLENTY}
+def engine_for(endpoint, service, dials, probe="tcp_rr", **parameters):
+    """Make an engine that looks for this endpoint behind the service."""
+    return engine_to(service.port, admit(endpoint, Ticket(probe)), dials=dials, duration_ms=100, **parameters)
 
 
 def measure(engine):
@@ -91,17 +88,16 @@ def measure(engine):
 def test_every_socket_of_a_session_finds_the_wanted_endpoint(endpoints, through):
     everywhere = [one.port for one in endpoints]
     service = through(chain.from_iterable(repeat(everywhere)))
-    session = admit(endpoints[5], "tcp_stream")
-    stream = TcpStream(**session, port=service.port, dials=160, duration_ms=100, interval_ms=100, streams=3)
+    stream = engine_for(endpoints[5], service, 160, "tcp_stream", interval_ms=100, streams=3)
     assert measure(stream)["bytes"] > 0
     assert service.connections == 6 + 3 * 8  # the sixth was right, and from there each eighth
-    rr = TcpRr(**admit(endpoints[2], "tcp_rr"), port=service.port, dials=160, duration_ms=100)
+    rr = engine_for(endpoints[2], service, 160)
     assert measure(rr)["operations"] > 0
 
 
 def test_an_endpoint_that_is_not_behind_the_address_is_not_measured_and_dialing_ends(endpoints, through):
     service = through(chain.from_iterable(repeat([one.port for one in endpoints[1:]])))
-    rr = TcpRr(**admit(endpoints[0], "tcp_rr"), port=service.port, dials=30, duration_ms=100)
+    rr = engine_for(endpoints[0], service, 30)
     with closing(rr), pytest.raises(DeniedError, match="not measured: each of 30 connections"):
         rr.arm()
     assert service.connections == 30
@@ -111,7 +107,7 @@ def test_an_endpoint_that_is_not_behind_the_address_is_not_measured_and_dialing_
 def test_a_shared_address_is_dialed_for_longer_than_patience_with_a_silent_one_lasts(endpoints, through, dials):
     wrong, right = endpoints[0].port, endpoints[1].port
     service = through(chain(repeat(wrong, 250), repeat(right)))  # 10 ms between two: 2.5 s at least
-    rr = TcpRr(**admit(endpoints[1], "tcp_rr"), port=service.port, dials=dials, duration_ms=100)
+    rr = engine_for(endpoints[1], service, dials)
     if dials:
         assert measure(rr)["operations"] > 0
     else:

@@ -12,33 +12,14 @@ from itertools import pairwise
 import pytest
 from tests.native.admitting import admit, counted
 from tests.native.leaks import assert_no_leak
+from tests.native.sessions import STOP_BOUND_S, admitted, engine_to, watch
 from tests.native.slow_session import SlowInitiator, Terms, Ticket, connect, read_exactly, slow_responder, until
-from tests.native.test_tcp_rr import PLENTY, STOP_BOUND_S, watch
 
 from cvmprobe.errors import EngineError, UsageError
 from cvmprobe.native import tcp_crr
 from cvmprobe.native.responder import Responder
-from cvmprobe.native.tcp_crr import TcpCrr
 
 SHORT = Terms(request_bytes=16, response_bytes=5)
-
-
-def crr_to(port, ticket, **parameters) -> TcpCrr:
-    return TcpCrr(
-        **{
-            "host": "127.0.0.1",
-            "port": port,
-            "session_id": ticket.session_id,
-            "key": ticket.key,
-            "duration_ms": 150,
-            "max_bytes": PLENTY,
-        }
-        | parameters
-    )
-
-
-def admitted(responder, **parameters) -> TcpCrr:
-    return crr_to(responder.port, admit(responder, Ticket("tcp_crr")), **parameters)
 
 
 def token_of(ticket, hello) -> bytes:
@@ -63,7 +44,9 @@ def answer(port, request) -> bytes:
 
 @pytest.mark.parametrize(("request_bytes", "response_bytes"), [(16, 1), (16, 16), (97, 3), (16_384, 16_384)])
 def test_both_ends_and_all_windows_agree(responder, request_bytes, response_bytes):
-    engine = admitted(responder, request_bytes=request_bytes, response_bytes=response_bytes, raw_samples=True)
+    engine = admitted(
+        responder, "tcp_crr", request_bytes=request_bytes, response_bytes=response_bytes, raw_samples=True
+    )
     *seen, total = watch(engine)
     counts = [shot.counters["transactions"] for shot in seen]
     windows = [after - before for before, after in zip([0, *counts], counts, strict=False)]
@@ -87,7 +70,7 @@ def test_it_works_over_ipv6():
         responder = Responder("::1")
     except EngineError as refusal:
         pytest.skip(f"no IPv6 loopback: {refusal}")
-    engine = admitted(responder, host="::1")
+    engine = admitted(responder, "tcp_crr", host="::1")
     *_, total = watch(engine)
     assert total.counters["transactions"] == engine.results["operations"] > 0
     engine.close()
@@ -147,7 +130,7 @@ def test_the_responders_budget_binds(responder):
 
 @pytest.mark.parametrize("max_bytes", [0, 31, 32, 3200])
 def test_the_initiators_budget_binds(responder, max_bytes):
-    engine = admitted(responder, max_bytes=max_bytes, duration_ms=20_000)
+    engine = admitted(responder, "tcp_crr", max_bytes=max_bytes, duration_ms=20_000)
     *_, total = watch(engine, interval_ms=20_000)
     assert total.counters["transactions"] == engine.results["operations"] == max_bytes // 32
     engine.close()
@@ -157,7 +140,7 @@ def test_it_stops_before_ports_run_short(responder, tmp_path, monkeypatch):
     ports = tmp_path / "ip_local_port_range"
     ports.write_text("40000\t40199\n")
     monkeypatch.setattr(tcp_crr, "PORT_RANGE", ports)
-    engine = admitted(responder, duration_ms=20_000)
+    engine = admitted(responder, "tcp_crr", duration_ms=20_000)
     *_, total = watch(engine, interval_ms=20_000)
     assert engine.error is None
     assert total.counters["transactions"] == engine.results["operations"] == 180
@@ -203,7 +186,7 @@ def serve_each(delays_s, response_bytes=16):
 def test_a_known_delay_is_in_the_first_byte_and_not_in_the_connect():
     ticket, delay_s = Ticket("tcp_crr"), 0.02
     with slow_responder(ticket, serve_each([delay_s])) as peer:
-        engine = crr_to(peer.port, ticket, duration_ms=300)
+        engine = engine_to(peer.port, ticket, duration_ms=300)
         *_, total = watch(engine)
         assert engine.results["operations"] == total.counters["transactions"] > 2
         engine.close()
@@ -216,7 +199,7 @@ def test_a_known_delay_is_in_the_first_byte_and_not_in_the_connect():
 def test_a_stall_is_charged_to_all_who_waited():
     ticket = Ticket("tcp_crr")
     with slow_responder(ticket, serve_each([0, 0, 0, 0.3, 0])) as peer:
-        engine = crr_to(peer.port, ticket, rate_per_s=100, duration_ms=600)
+        engine = engine_to(peer.port, ticket, rate_per_s=100, duration_ms=600)
         *_, total = watch(engine)
         engine.close()
     assert total.counters["late_operations"] >= 24
@@ -226,7 +209,7 @@ def test_a_stall_is_charged_to_all_who_waited():
 def test_a_response_that_is_too_short_is_an_error():
     ticket = Ticket("tcp_crr")
     with slow_responder(ticket, serve_each([0], response_bytes=15)) as peer:
-        engine = crr_to(peer.port, ticket, duration_ms=20_000)
+        engine = engine_to(peer.port, ticket, duration_ms=20_000)
         engine.arm()
         engine.start()
         until(lambda: engine.error is not None, "the engine has failed")
@@ -237,7 +220,7 @@ def test_a_response_that_is_too_short_is_an_error():
 def test_stop_acts_beside_a_silent_peer():
     ticket = Ticket("tcp_crr")
     with slow_responder(ticket, lambda peer: peer.over.wait() and None) as peer:
-        engine = crr_to(peer.port, ticket, duration_ms=None)
+        engine = engine_to(peer.port, ticket, duration_ms=None)
         engine.arm()
         engine.start()
         engine.snapshot(engine.started_ns + 20_000_000)
@@ -264,7 +247,7 @@ def test_a_silent_peer_is_a_timeout_and_a_syn_that_is_sent_again_is_counted():
         return serve_each([0])(peer)
 
     with slow_responder(ticket, serve) as peer:
-        engine = crr_to(peer.port, ticket, duration_ms=1500)
+        engine = engine_to(peer.port, ticket, duration_ms=1500)
         engine.arm()
         assert full.wait(30)
         engine.start()
@@ -277,7 +260,7 @@ def test_a_silent_peer_is_a_timeout_and_a_syn_that_is_sent_again_is_counted():
 
 def test_a_peer_that_goes_away_is_an_error(responder):
     ticket = admit(responder, Ticket("tcp_crr"))
-    engine = crr_to(responder.port, ticket, duration_ms=None)
+    engine = engine_to(responder.port, ticket, duration_ms=None)
     engine.arm()
     engine.start()
     engine.snapshot(engine.started_ns + 20_000_000)
@@ -288,10 +271,10 @@ def test_a_peer_that_goes_away_is_an_error(responder):
 
 
 def test_other_sessions_are_let_in_meanwhile(responder):
-    engine = admitted(responder, duration_ms=None)
+    engine = admitted(responder, "tcp_crr", duration_ms=None)
     engine.arm()
     engine.start()
-    other = admitted(responder)
+    other = admitted(responder, "tcp_crr")
     *_, total = watch(other)
     assert total.counters["transactions"] == other.results["operations"] > 0
     other.close()
@@ -310,12 +293,12 @@ def test_other_sessions_are_let_in_meanwhile(responder):
 )
 def test_what_no_responder_keeps_is_refused_at_once(change, named):
     with pytest.raises(UsageError, match=named):
-        crr_to(1, Ticket("tcp_crr"), **change)
+        engine_to(1, Ticket("tcp_crr"), **change)
 
 
 def test_nothing_of_connections_stays(responder):
     def live():
-        engine = admitted(responder, duration_ms=5, raw_samples=True, rate_per_s=1000, poisson=True)
+        engine = admitted(responder, "tcp_crr", duration_ms=5, raw_samples=True, rate_per_s=1000, poisson=True)
         watch(engine)
         engine.drain_samples()
         engine.close()

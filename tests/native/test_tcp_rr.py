@@ -6,47 +6,15 @@ import time
 from itertools import pairwise
 
 import pytest
+from tests.native.admitting import admit
 from tests.native.leaks import assert_no_leak
+from tests.native.sessions import STOP_BOUND_S, admitted, engine_to, watch
 from tests.native.slow_session import SlowResponder, Terms, Ticket, read_exactly, slow_responder, until
 
 from cvmprobe.errors import UsageError
-from cvmprobe.native.tcp_rr import TcpRr
 
-PLENTY = 1 << 40
-STOP_BOUND_S = 5
 WAIT_CODES = {"block": 0, "spin": 1, "epoll": 2}
 WAITS = pytest.mark.parametrize("wait", ["block", "spin", "epoll"])
-
-
-def rr_to(port, ticket, **parameters) -> TcpRr:
-    return TcpRr(
-        **{
-            "host": "127.0.0.1",
-            "port": port,
-            "session_id": ticket.session_id,
-            "key": ticket.key,
-            "duration_ms": 150,
-            "max_bytes": PLENTY,
-        }
-        | parameters
-    )
-
-
-def admitted(responder, **parameters) -> TcpRr:
-    ticket = Ticket("tcp_rr")
-    responder.admit(ticket.session_id, ticket.key, ticket.probe, valid_for_ms=60_000, max_bytes=PLENTY)
-    return rr_to(responder.port, ticket, **parameters)
-
-
-def watch(engine, interval_ms=50) -> list:
-    """Run to the end; return the snapshots of all intervals, then one after stop()."""
-    engine.arm()
-    engine.start()
-    seen = []
-    while not seen or not seen[-1].finished:
-        seen.append(engine.snapshot(engine.started_ns + (len(seen) + 1) * interval_ms * 1_000_000))
-    engine.stop()
-    return [*seen, engine.snapshot()]
 
 
 def echo(delays_s, request_bytes=1, response_bytes=1):
@@ -73,7 +41,7 @@ def rows_of(engine) -> list[tuple[int, int, int, int, int]]:
 @WAITS
 @pytest.mark.parametrize(("request_bytes", "response_bytes"), [(1, 1), (1, 4000), (70_000, 3), (1 << 20, 1 << 20)])
 def test_both_ends_and_all_windows_agree(responder, wait, request_bytes, response_bytes):
-    engine = admitted(responder, wait=wait, request_bytes=request_bytes, response_bytes=response_bytes)
+    engine = admitted(responder, "tcp_rr", wait=wait, request_bytes=request_bytes, response_bytes=response_bytes)
     *seen, total = watch(engine)
     counts = [shot.counters["transactions"] for shot in seen]
     windows = [after - before for before, after in zip([0, *counts], counts, strict=False)]
@@ -93,7 +61,7 @@ def test_both_ends_and_all_windows_agree(responder, wait, request_bytes, respons
 def test_a_known_delay_is_measured(wait, request_bytes, response_bytes):
     ticket, delay_s = Ticket("tcp_rr"), 0.02
     with slow_responder(ticket, echo([delay_s], request_bytes, response_bytes)) as peer:
-        engine = rr_to(
+        engine = engine_to(
             peer.port,
             ticket,
             duration_ms=300,
@@ -122,7 +90,7 @@ def test_a_known_delay_is_measured(wait, request_bytes, response_bytes):
 
 def test_a_closed_loop_leaves_no_time_uncounted(responder):
     """One clock read ends a transaction and starts the next, so the latencies fill the time they took."""
-    engine = admitted(responder, raw_samples=True)
+    engine = admitted(responder, "tcp_rr", raw_samples=True)
     watch(engine)
     rows = rows_of(engine)
     engine.close()
@@ -132,7 +100,7 @@ def test_a_closed_loop_leaves_no_time_uncounted(responder):
 
 
 def test_pacing_keeps_the_intended_starts(responder):
-    engine = admitted(responder, rate_per_s=200, duration_ms=250, raw_samples=True)
+    engine = admitted(responder, "tcp_rr", rate_per_s=200, duration_ms=250, raw_samples=True)
     *_, total = watch(engine)
     starts = [row[0] for row in rows_of(engine)]
     assert starts == [engine.started_ns + index * 5_000_000 for index in range(len(starts))]
@@ -145,7 +113,7 @@ def test_a_stall_is_charged_to_all_who_waited():
     """One answer that takes 300 ms at 100 transactions a second delays 30 starts: no coordinated omission."""
     ticket = Ticket("tcp_rr")
     with slow_responder(ticket, echo([0, 0, 0, 0, 0, 0.3, 0])) as peer:
-        engine = rr_to(peer.port, ticket, rate_per_s=100, duration_ms=600, raw_samples=True)
+        engine = engine_to(peer.port, ticket, rate_per_s=100, duration_ms=600, raw_samples=True)
         *_, total = watch(engine)
         rows = rows_of(engine)
         engine.close()
@@ -163,7 +131,7 @@ def test_a_stall_is_charged_to_all_who_waited():
 def test_an_answer_that_takes_over_a_second_is_a_timeout():
     ticket = Ticket("tcp_rr")
     with slow_responder(ticket, echo([0, 1.2, 0])) as peer:
-        engine = rr_to(peer.port, ticket, duration_ms=1300)
+        engine = engine_to(peer.port, ticket, duration_ms=1300)
         *_, total = watch(engine, interval_ms=1000)
         engine.close()
     assert total.counters["timeouts"] == 1
@@ -175,7 +143,7 @@ def test_an_answer_that_takes_over_a_second_is_a_timeout():
 def test_a_transaction_under_way_at_the_deadline_is_waited_for(wait):
     ticket = Ticket("tcp_rr")
     with slow_responder(ticket, echo([0.3])) as peer:
-        engine = rr_to(peer.port, ticket, duration_ms=50, wait=wait)
+        engine = engine_to(peer.port, ticket, duration_ms=50, wait=wait)
         *_, total = watch(engine)
         assert total.counters["transactions"] == engine.results["operations"] == 1
         engine.close()
@@ -185,7 +153,7 @@ def test_a_transaction_under_way_at_the_deadline_is_waited_for(wait):
 def test_stop_acts_beside_a_silent_peer(wait):
     ticket = Ticket("tcp_rr")
     with slow_responder(ticket, lambda peer: peer.over.wait() and None) as peer:
-        engine = rr_to(peer.port, ticket, duration_ms=None, wait=wait)
+        engine = engine_to(peer.port, ticket, duration_ms=None, wait=wait)
         engine.arm()
         engine.start()
         engine.snapshot(engine.started_ns + 20_000_000)
@@ -198,7 +166,7 @@ def test_stop_acts_beside_a_silent_peer(wait):
 
 
 def test_it_goes_on_until_stopped(responder):
-    engine = admitted(responder, duration_ms=None, rate_per_s=1000)
+    engine = admitted(responder, "tcp_rr", duration_ms=None, rate_per_s=1000)
     engine.arm()
     engine.start()
     first = engine.snapshot(engine.started_ns + 30_000_000)
@@ -214,7 +182,7 @@ def test_it_goes_on_until_stopped(responder):
 
 @pytest.mark.parametrize("max_bytes", [0, 1, 2, 2001])
 def test_the_byte_cap_binds(responder, max_bytes):
-    engine = admitted(responder, max_bytes=max_bytes, duration_ms=20_000)
+    engine = admitted(responder, "tcp_rr", max_bytes=max_bytes, duration_ms=20_000)
     *_, total = watch(engine, interval_ms=20_000)
     assert total.counters["transactions"] == engine.results["operations"] == max_bytes // 2
     engine.close()
@@ -222,9 +190,8 @@ def test_the_byte_cap_binds(responder, max_bytes):
 
 @WAITS
 def test_a_peer_that_goes_away_is_an_error(responder, wait):
-    ticket = Ticket("tcp_rr")
-    responder.admit(ticket.session_id, ticket.key, ticket.probe, valid_for_ms=60_000, max_bytes=PLENTY)
-    engine = rr_to(responder.port, ticket, duration_ms=None, wait=wait)
+    ticket = admit(responder, Ticket("tcp_rr"))
+    engine = engine_to(responder.port, ticket, duration_ms=None, wait=wait)
     engine.arm()
     engine.start()
     responder.revoke(ticket.session_id)
@@ -235,11 +202,11 @@ def test_a_peer_that_goes_away_is_an_error(responder, wait):
 
 def test_a_slow_session_does_not_slow_another(responder):
     """Ten idle sessions and one whose initiator never reads; the eleventh measures on."""
-    idle = [admitted(responder, duration_ms=None, rate_per_s=0.1) for _ in range(10)]
+    idle = [admitted(responder, "tcp_rr", duration_ms=None, rate_per_s=0.1) for _ in range(10)]
     for engine in idle:
         engine.arm()
         engine.start()
-    engine = admitted(responder)
+    engine = admitted(responder, "tcp_rr")
     *_, total = watch(engine)
     assert total.counters["transactions"] == engine.results["operations"] > 0
     for other in (*idle, engine):
@@ -259,12 +226,12 @@ def test_a_slow_session_does_not_slow_another(responder):
 )
 def test_what_no_responder_keeps_is_refused_at_once(change, named):
     with pytest.raises(UsageError, match=named):
-        rr_to(1, Ticket("tcp_rr"), **change)
+        engine_to(1, Ticket("tcp_rr"), **change)
 
 
 def test_nothing_of_round_trips_stays(responder):
     def live():
-        engine = admitted(responder, duration_ms=5, raw_samples=True, rate_per_s=1000)
+        engine = admitted(responder, "tcp_rr", duration_ms=5, raw_samples=True, rate_per_s=1000)
         watch(engine)
         engine.drain_samples()
         engine.close()
@@ -274,7 +241,7 @@ def test_nothing_of_round_trips_stays(responder):
 
 
 def test_engines_may_be_used_from_many_threads(responder):
-    engines = [admitted(responder, duration_ms=50) for _ in range(8)]
+    engines = [admitted(responder, "tcp_rr", duration_ms=50) for _ in range(8)]
     totals = []
     threads = [threading.Thread(target=lambda e=engine: totals.append(watch(e)[-1])) for engine in engines]
     for thread in threads:
@@ -294,7 +261,7 @@ def test_a_peer_that_acknowledges_and_does_not_answer_is_told(responder):
 
     ticket = Ticket("tcp_rr")
     with slow_responder(ticket, deaf) as peer:
-        engine = rr_to(peer.port, ticket, duration_ms=None)
+        engine = engine_to(peer.port, ticket, duration_ms=None)
         engine.arm()
         engine.start()
         until(lambda: engine.snapshot().counters["unanswered_ns"] > 0, "silence is counted")

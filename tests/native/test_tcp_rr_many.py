@@ -10,8 +10,8 @@ import time
 import pytest
 from tests.native.admitting import admit
 from tests.native.leaks import assert_no_leak, threads
+from tests.native.sessions import admitted, engine_to, watch
 from tests.native.slow_session import SlowInitiator, Terms, Ticket, read_exactly, slow_responder, until
-from tests.native.test_tcp_rr import admitted, rr_to, watch
 
 from cvmprobe.errors import UsageError
 from cvmprobe.native.histogram import bucket_upper
@@ -24,6 +24,7 @@ LOADS = [("block", 1, 7), ("spin", 1, 256), ("epoll", 1, 1), ("epoll", 40, 1), (
 def test_all_connections_agree_with_the_responder(responder, wait, connections, depth, request_bytes, response_bytes):
     engine = admitted(
         responder,
+        "tcp_rr",
         wait=wait,
         connections=connections,
         depth=depth,
@@ -48,7 +49,7 @@ def test_all_connections_agree_with_the_responder(responder, wait, connections, 
 @pytest.mark.parametrize(("wait", "connections", "depth"), LOADS[:-1])
 def test_littles_law_holds(responder, wait, connections, depth):
     """What was spent waiting, over the time it took, is what was under way: no wait is lost, none counted twice."""
-    engine = admitted(responder, wait=wait, connections=connections, depth=depth, duration_ms=400)
+    engine = admitted(responder, "tcp_rr", wait=wait, connections=connections, depth=depth, duration_ms=400)
     engine.arm()
     engine.start()
     first, last = (engine.snapshot(engine.started_ns + ms * 1_000_000) for ms in (100, 350))
@@ -82,7 +83,7 @@ def echoes_in_order(peer) -> bytes:
 def test_a_slow_connection_holds_up_no_other(wait):
     ticket = Ticket("tcp_rr")
     with slow_responder(ticket, echoes_in_order) as peer:
-        engine = rr_to(peer.port, ticket, wait=wait, connections=3, depth=4, duration_ms=300, raw_samples=True)
+        engine = engine_to(peer.port, ticket, wait=wait, connections=3, depth=4, duration_ms=300, raw_samples=True)
         *_, total = watch(engine)
         assert engine.results["operations"] == total.counters["transactions"]
         rows = list(struct.iter_unpack("<QIBBH", engine.drain_samples()[0]))
@@ -115,7 +116,7 @@ def test_a_stall_shows_from_the_intended_start_and_hides_in_the_service_time(wai
         return peer.ticket.results(peer.control_nonce, (2 * served, served, 1, 2, 3), [])
 
     with slow_responder(ticket, serve) as peer:
-        engine = rr_to(peer.port, ticket, wait=wait, rate_per_s=rate, duration_ms=1000)
+        engine = engine_to(peer.port, ticket, wait=wait, rate_per_s=rate, duration_ms=1000)
         *_, total = watch(engine)
         engine.close()
     latency, service = total.histograms["latency_ns"], total.histograms["service_ns"]
@@ -147,7 +148,7 @@ def poisson_offsets(session_id, period_ns):
 @pytest.mark.parametrize("wait", ["block", "epoll", "spin"])
 def test_poisson_starts_are_those_of_the_seed(responder, wait):
     ticket = admit(responder, Ticket("tcp_rr"))
-    engine = rr_to(responder.port, ticket, wait=wait, rate_per_s=2000, poisson=True, raw_samples=True)
+    engine = engine_to(responder.port, ticket, wait=wait, rate_per_s=2000, poisson=True, raw_samples=True)
     *_, total = watch(engine)
     starts = [row[0] - engine.started_ns for row in struct.iter_unpack("<QIBBH", engine.drain_samples()[0])]
     engine.close()
@@ -158,7 +159,7 @@ def test_poisson_starts_are_those_of_the_seed(responder, wait):
 
 @pytest.mark.parametrize("wait", ["block", "epoll", "spin"])
 def test_kernel_stamps_tell_the_wake_up_from_the_way(responder, wait):
-    engine = admitted(responder, wait=wait, kernel_stamps=True)
+    engine = admitted(responder, "tcp_rr", wait=wait, kernel_stamps=True)
     *_, total = watch(engine)
     engine.close()
     latency, wakeup = total.histograms["latency_ns"], total.histograms["wakeup_ns"]
@@ -168,7 +169,7 @@ def test_kernel_stamps_tell_the_wake_up_from_the_way(responder, wait):
 
 
 def test_without_kernel_stamps_there_is_no_wake_up_time(responder):
-    engine = admitted(responder)
+    engine = admitted(responder, "tcp_rr")
     *_, total = watch(engine)
     engine.close()
     assert "wakeup_ns" not in total.histograms
@@ -210,7 +211,7 @@ def test_a_request_that_stays_half_cuts_the_session(responder, sockets, wait):
 def test_one_thread_serves_all_connections(responder):
     before = responder.counters()["sessions"]
     before_threads = threads()
-    engine = admitted(responder, wait="epoll", connections=200, duration_ms=None)
+    engine = admitted(responder, "tcp_rr", wait="epoll", connections=200, duration_ms=None)
     engine.arm()
     engine.start()
     assert responder.counters()["sessions"] == before + 1
@@ -233,13 +234,13 @@ def test_one_thread_serves_all_connections(responder):
 )
 def test_what_cannot_be_measured_is_refused_at_once(change, named):
     with pytest.raises(UsageError, match=named):
-        rr_to(1, Ticket("tcp_rr"), **change)
+        engine_to(1, Ticket("tcp_rr"), **change)
 
 
 def test_nothing_of_many_connections_stays(responder):
     def live():
         engine = admitted(
-            responder, duration_ms=5, wait="epoll", connections=8, depth=4, kernel_stamps=True, poisson=True
+            responder, "tcp_rr", duration_ms=5, wait="epoll", connections=8, depth=4, kernel_stamps=True, poisson=True
         )
         watch(engine)
         engine.close()

@@ -9,14 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.native.admitting import PLENTY, admit
 from tests.native.leaks import assert_no_leak
+from tests.native.sessions import INTERVAL_MS, STOP_BOUND_S, admitted, engine_to, watch
 from tests.native.slow_session import SlowResponder, Terms, Ticket, count_bytes, slow_responder, until
-from tests.native.streaming import INTERVAL_MS, PLENTY, admitted, stream_to, watch
 
 from cvmprobe.errors import DeniedError, UnreachableError, UsageError, WireError
-
-STOP_BOUND_S = 5  # the promise is 200 ms; a loaded machine may be late, a stop that does not act is not
-
 
 # -- exactly equal --
 
@@ -24,7 +22,7 @@ STOP_BOUND_S = 5  # the promise is 200 ms; a loaded machine may be late, a stop 
 @pytest.mark.parametrize("streams", [1, 2, 3, 16, 64])
 @pytest.mark.parametrize("message_bytes", [131072, 65521])
 def test_windows_sender_and_receiver_agree_to_the_byte(responder, streams, message_bytes):
-    engine = admitted(responder, streams=streams, message_bytes=message_bytes)
+    engine = admitted(responder, "tcp_stream", streams=streams, message_bytes=message_bytes)
     *seen, total = watch(engine)
     sent = [shot.counters["sent_bytes"] for shot in seen]
     windows = [after - before for before, after in zip([0, *sent], sent, strict=False)]
@@ -38,7 +36,7 @@ def test_windows_sender_and_receiver_agree_to_the_byte(responder, streams, messa
 @pytest.mark.parametrize("message_bytes", [1, 7, 1461, 1 << 20])
 @pytest.mark.parametrize("discard", [False, True], ids=["copy", "discard"])
 def test_odd_messages_agree_to_the_byte(responder, message_bytes, discard):
-    engine = admitted(responder, message_bytes=message_bytes, discard=discard)
+    engine = admitted(responder, "tcp_stream", message_bytes=message_bytes, discard=discard)
     *_, total = watch(engine)
     assert total.counters["sent_bytes"] == engine.results["bytes"] == sum(engine.bins["bytes"]) > 0
     assert engine.facts["receive"] == ("discard" if discard else "copy")
@@ -50,7 +48,7 @@ def test_odd_messages_agree_to_the_byte(responder, message_bytes, discard):
 def test_a_slow_responder_counts_the_same(streams, message_bytes):
     ticket = Ticket()
     with slow_responder(ticket, count_bytes) as peer:
-        engine = stream_to(peer.port, ticket, streams=streams, message_bytes=message_bytes, duration_ms=100)
+        engine = engine_to(peer.port, ticket, streams=streams, message_bytes=message_bytes, duration_ms=100)
         *_, total = watch(engine)
         assert peer.terms == Terms(
             sockets=streams,
@@ -74,7 +72,7 @@ def test_messages_are_random_and_whole():
         return peer.ticket.results(peer.control_nonce, (len(received), 1, 1, 1, 1), [len(received), 0])
 
     with slow_responder(ticket, keep) as peer:
-        engine = stream_to(peer.port, ticket, message_bytes=4096, duration_ms=50, max_bytes=10 * 4096)
+        engine = engine_to(peer.port, ticket, message_bytes=4096, duration_ms=50, max_bytes=10 * 4096)
         watch(engine)
         engine.close()
     assert bytes(received) == bytes(received[:4096]) * 10
@@ -84,7 +82,7 @@ def test_messages_are_random_and_whole():
 @pytest.mark.parametrize("streams", [1, 4])
 @pytest.mark.parametrize("max_bytes", [1, 131071, 1_000_003])
 def test_the_byte_cap_binds_exactly(responder, streams, max_bytes):
-    engine = admitted(responder, streams=streams, max_bytes=max_bytes, duration_ms=20_000)
+    engine = admitted(responder, "tcp_stream", streams=streams, max_bytes=max_bytes, duration_ms=20_000)
     *_, total = watch(engine, interval_ms=20_000)
     assert total.counters["sent_bytes"] == engine.results["bytes"] == max_bytes
     assert total.t_ns - engine.started_ns < 20_000_000_000
@@ -92,14 +90,14 @@ def test_the_byte_cap_binds_exactly(responder, streams, max_bytes):
 
 
 def test_no_allowance_sends_nothing(responder):
-    engine = admitted(responder, max_bytes=0)
+    engine = admitted(responder, "tcp_stream", max_bytes=0)
     *_, total = watch(engine)
     assert total.counters["sent_bytes"] == engine.results["bytes"] == 0
     engine.close()
 
 
 def test_it_ends_at_its_deadline(responder):
-    engine = admitted(responder, duration_ms=150, streams=2)
+    engine = admitted(responder, "tcp_stream", duration_ms=150, streams=2)
     *_, total = watch(engine)
     assert total.finished
     results = engine.results
@@ -110,7 +108,7 @@ def test_it_ends_at_its_deadline(responder):
 
 
 def test_it_tells_what_the_kernel_uses(responder):
-    engine = admitted(responder)
+    engine = admitted(responder, "tcp_stream")
     *_, total = watch(engine)
     facts = engine.facts
     assert facts["congestion_control"] in _available_congestion_controls()
@@ -138,7 +136,7 @@ def never(peer: SlowResponder) -> None:
 def test_stop_acts_beside_a_silent_peer():
     ticket = Ticket()
     with slow_responder(ticket, never) as peer:
-        engine = stream_to(peer.port, ticket, duration_ms=60_000, streams=3)
+        engine = engine_to(peer.port, ticket, duration_ms=60_000, streams=3)
         engine.arm()
         engine.start()
         until(lambda: blocked(engine), "all buffers are full")
@@ -161,7 +159,7 @@ def blocked(engine) -> bool:
 def test_without_a_drain_there_are_no_results_and_no_error():
     ticket = Ticket()
     with slow_responder(ticket, never) as peer:
-        engine = stream_to(peer.port, ticket, duration_ms=50)
+        engine = engine_to(peer.port, ticket, duration_ms=50)
         *_, total = watch(engine)
         assert total.finished
         assert engine.results is None
@@ -184,7 +182,7 @@ def test_stop_acts_beside_a_stopped_process():
     ticket = Ticket()
     arguments = [sys.executable, "-c", STOPPED_PEER, ticket.session_id.hex(), ticket.key.hex()]
     with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as peer:
-        engine = stream_to(int(peer.stdout.readline()), ticket, duration_ms=60_000)
+        engine = engine_to(int(peer.stdout.readline()), ticket, duration_ms=60_000)
         engine.arm()
         os.kill(peer.pid, signal.SIGSTOP)
         try:
@@ -201,9 +199,8 @@ def test_stop_acts_beside_a_stopped_process():
 
 
 def test_a_peer_that_goes_away_is_an_error(responder):
-    ticket = Ticket()
-    responder.admit(ticket.session_id, ticket.key, ticket.probe, valid_for_ms=60_000, max_bytes=PLENTY)
-    engine = stream_to(responder.port, ticket, duration_ms=60_000, streams=2)
+    ticket = admit(responder, Ticket())
+    engine = engine_to(responder.port, ticket, duration_ms=60_000, streams=2)
     engine.arm()
     engine.start()
     responder.revoke(ticket.session_id)
@@ -227,7 +224,7 @@ def test_false_results_are_not_taken(fault):
         return honest[:100] if fault == "short" else lied
 
     with slow_responder(ticket, lie) as peer:
-        engine = stream_to(peer.port, ticket)
+        engine = engine_to(peer.port, ticket)
         engine.arm()
         engine.start()
         until(lambda: len(peer.sockets) == 2 and not peer._thread.is_alive(), "the peer has lied")
@@ -243,17 +240,17 @@ def test_false_results_are_not_taken(fault):
 
 def test_nobody_there_is_named():
     with pytest.raises(UnreachableError, match=r"peer 127\.0\.0\.1 port 1: nobody answers"):
-        stream_to(1, Ticket()).arm()
+        engine_to(1, Ticket()).arm()
 
 
 def test_a_name_without_an_address_is_named():
     with pytest.raises(UnreachableError, match=r"no-such-host\.invalid"):
-        stream_to(1, Ticket(), host="no-such-host.invalid").arm()
+        engine_to(1, Ticket(), host="no-such-host.invalid").arm()
 
 
 def test_not_being_admitted_is_named(responder):
     with pytest.raises(DeniedError, match="without a word"):
-        stream_to(responder.port, Ticket()).arm()
+        engine_to(responder.port, Ticket()).arm()
 
 
 def test_a_peer_without_the_key_is_named():
@@ -261,7 +258,7 @@ def test_a_peer_without_the_key_is_named():
     with slow_responder(ticket, never) as peer:
         peer.ticket = Forger(ticket.probe, ticket.session_id, ticket.key)
         with pytest.raises(WireError, match="does not know the session's key"):
-            stream_to(peer.port, ticket).arm()
+            engine_to(peer.port, ticket).arm()
 
 
 class Forger(Ticket):
@@ -272,11 +269,11 @@ class Forger(Ticket):
 
 def test_a_late_admission_is_waited_for(responder):
     ticket = Ticket()
-    engine = stream_to(responder.port, ticket, duration_ms=50)
+    engine = engine_to(responder.port, ticket, duration_ms=50)
     arming = threading.Thread(target=engine.arm)
     arming.start()
     until(lambda: responder.counters()["unknown"] > 2, "it has tried")
-    responder.admit(ticket.session_id, ticket.key, ticket.probe, valid_for_ms=60_000, max_bytes=PLENTY)
+    admit(responder, ticket)
     arming.join()
     assert engine.state == "armed"
     engine.close()
@@ -290,7 +287,7 @@ def test_dialing_can_be_given_up(responder):
         return len(asked) == 2
 
     with pytest.raises(WireError, match="stopped while dialing"):
-        stream_to(responder.port, Ticket(), giving_up=giving_up).arm()
+        engine_to(responder.port, Ticket(), giving_up=giving_up).arm()
     assert len(asked) == 2
 
 
@@ -304,18 +301,24 @@ def test_dialing_can_be_given_up(responder):
         ({"duration_ms": 0}, "terms"),
         ({"duration_ms": 24 * 3600 * 1000 + 1}, "terms"),
         ({"interval_ms": 0}, "terms"),
-        ({"session_id": b"x"}, "session id"),
-        ({"key": b"x"}, "key"),
     ],
 )
 def test_what_no_responder_keeps_is_refused_at_once(change, named):
     with pytest.raises(UsageError, match=named):
-        stream_to(1, Ticket(), **change)
+        engine_to(1, Ticket(), **change)
+
+
+@pytest.mark.parametrize(
+    ("ticket", "named"), [(Ticket(session_id=b"x"), "session id"), (Ticket(key=b"x"), "key")], ids=["id", "key"]
+)
+def test_a_ticket_of_a_wrong_size_is_refused_at_once(ticket, named):
+    with pytest.raises(UsageError, match=named):
+        engine_to(1, ticket)
 
 
 def test_nothing_of_a_stream_stays(responder):
     def live():
-        engine = admitted(responder, streams=2, duration_ms=10)
+        engine = admitted(responder, "tcp_stream", streams=2, duration_ms=10)
         watch(engine)
         engine.close()
         until(lambda: responder.counters()["active"] == 0, "the responder is done")
@@ -326,7 +329,7 @@ def test_nothing_of_a_stream_stays(responder):
 @pytest.mark.parametrize("until_state", ["idle", "armed", "running"])
 def test_nothing_of_a_dropped_stream_stays(responder, until_state):
     def drop():
-        engine = admitted(responder, streams=2, duration_ms=60_000)
+        engine = admitted(responder, "tcp_stream", streams=2, duration_ms=60_000)
         if until_state != "idle":
             engine.arm()
         if until_state == "running":

@@ -4,15 +4,14 @@ import threading
 import time
 
 import pytest
-from tests.native.admitting import admit
+from tests.native.admitting import PLENTY, admit
 from tests.native.leaks import assert_no_leak
+from tests.native.sessions import INTERVAL_MS, STOP_BOUND_S, admitted, engine_to, watch
 from tests.native.slow_session import SlowInitiator, SlowResponder, Terms, Ticket, slow_responder, until
-from tests.native.streaming import INTERVAL_MS, PLENTY, admitted, stream_to, watch
 
 from cvmprobe.errors import UsageError
 from cvmprobe.native.responder import Responder
 
-STOP_BOUND_S = 5  # the promise is 200 ms; a loaded machine may be late, a stop that does not act is not
 REVERSE, BOTH = 1, 2
 SENT_BYTES = 6  # place in the counts of the results
 SENT_SERIES = 2
@@ -20,7 +19,7 @@ SENT_SERIES = 2
 
 @pytest.mark.parametrize("streams", [1, 2, 3, 16, 32, 64])
 def test_a_reverse_stream_agrees_to_the_byte(responder, streams):
-    engine = admitted(responder, direction="reverse", streams=streams)
+    engine = admitted(responder, "tcp_stream", direction="reverse", streams=streams)
     *seen, total = watch(engine)
     received = [shot.counters["reverse_receiver_bytes"] for shot in seen]
     windows = [after - before for before, after in zip([0, *received], received, strict=False)]
@@ -36,7 +35,7 @@ def test_a_reverse_stream_agrees_to_the_byte(responder, streams):
 @pytest.mark.parametrize("discard", [False, True], ids=["copy", "discard"])
 @pytest.mark.parametrize("streams", [1, 2, 3, 16, 32])
 def test_both_directions_agree_to_the_byte(responder, streams, discard):
-    engine = admitted(responder, direction="both", streams=streams, discard=discard)
+    engine = admitted(responder, "tcp_stream", direction="both", streams=streams, discard=discard)
     *_, total = watch(engine)
     assert total.counters["sent_bytes"] == engine.results["bytes"] == sum(engine.bins["bytes"]) > 0
     assert total.counters["reverse_receiver_bytes"] == engine.results["sent_bytes"] == sum(engine.reverse_bins) > 0
@@ -46,7 +45,7 @@ def test_both_directions_agree_to_the_byte(responder, streams, discard):
 
 @pytest.mark.parametrize("direction", ["forward", "reverse", "both"])
 def test_the_streams_add_up(responder, direction):
-    engine = admitted(responder, direction=direction, streams=3)
+    engine = admitted(responder, "tcp_stream", direction=direction, streams=3)
     *_, total = watch(engine)
     for name in ("sent_bytes", "reverse_receiver_bytes", "retransmitted_segments"):
         parts = [value for each, value in total.counters.items() if each.startswith(name + ".")]
@@ -58,7 +57,7 @@ def test_the_streams_add_up(responder, direction):
 @pytest.mark.parametrize("direction", ["reverse", "both"])
 @pytest.mark.parametrize("message_bytes", [1, 997, 1 << 20])
 def test_odd_messages_agree_to_the_byte(responder, direction, message_bytes):
-    engine = admitted(responder, direction=direction, message_bytes=message_bytes)
+    engine = admitted(responder, "tcp_stream", direction=direction, message_bytes=message_bytes)
     *_, total = watch(engine)
     assert total.counters["reverse_receiver_bytes"] == engine.results["sent_bytes"] > 0
     engine.close()
@@ -67,7 +66,7 @@ def test_odd_messages_agree_to_the_byte(responder, direction, message_bytes):
 def test_every_direction_works_over_ipv6():
     responder = Responder("::1")
     for direction in ("forward", "reverse", "both"):
-        engine = admitted(responder, host="::1", direction=direction, streams=2, dscp=10)
+        engine = admitted(responder, "tcp_stream", host="::1", direction=direction, streams=2, dscp=10)
         *_, total = watch(engine)
         assert total.counters.get("reverse_receiver_bytes", 0) == engine.results["sent_bytes"]
         assert total.counters.get("sent_bytes", 0) == engine.results["bytes"]
@@ -80,7 +79,9 @@ def test_every_direction_works_over_ipv6():
 @pytest.mark.parametrize("streams", [1, 4])
 @pytest.mark.parametrize("limit", [1, 131071, 1_000_003])
 def test_the_byte_limit_binds_each_direction_exactly(responder, direction, streams, limit):
-    engine = admitted(responder, direction=direction, streams=streams, byte_limit=limit, duration_ms=20_000)
+    engine = admitted(
+        responder, "tcp_stream", direction=direction, streams=streams, byte_limit=limit, duration_ms=20_000
+    )
     *_, total = watch(engine, interval_ms=20_000)
     if direction != "reverse":
         assert total.counters["sent_bytes"] == engine.results["bytes"] == limit
@@ -93,7 +94,7 @@ def test_the_byte_limit_binds_each_direction_exactly(responder, direction, strea
 @pytest.mark.parametrize(("direction", "each"), [("reverse", 1_000_001), ("both", 500_000)])
 def test_the_byte_cap_is_shared_by_the_directions(responder, direction, each):
     ticket = admit(responder, Ticket(), max_bytes=1_000_001)
-    engine = stream_to(responder.port, ticket, direction=direction, max_bytes=1_000_001, duration_ms=20_000)
+    engine = engine_to(responder.port, ticket, direction=direction, max_bytes=1_000_001, duration_ms=20_000)
     *_, total = watch(engine, interval_ms=20_000)
     assert total.counters["reverse_receiver_bytes"] == engine.results["sent_bytes"] == each
     assert total.counters.get("sent_bytes", each) == each
@@ -101,7 +102,7 @@ def test_the_byte_cap_is_shared_by_the_directions(responder, direction, each):
 
 
 def test_the_responder_tells_of_the_connections_it_sends_on(responder):
-    engine = admitted(responder, direction="both", streams=2)
+    engine = admitted(responder, "tcp_stream", direction="both", streams=2)
     watch(engine)
     told = engine.results
     assert told["busy_ns"] > 0
@@ -113,7 +114,7 @@ def test_the_responder_tells_of_the_connections_it_sends_on(responder):
 
 
 def test_a_responder_that_only_receives_tells_nothing_of_sending(responder):
-    engine = admitted(responder)
+    engine = admitted(responder, "tcp_stream")
     watch(engine)
     assert not {"busy_ns", "rtt_ns", "path_mtu_bytes", "retransmitted_segments"} & set(engine.results)
     assert engine.responder_congestion_control == engine.facts["congestion_control"]
@@ -142,7 +143,7 @@ def send_by_hand(sizes):
 def test_a_slow_responder_sends_what_is_received(sizes):
     ticket = Ticket()
     with slow_responder(ticket, send_by_hand(sizes)) as peer:
-        engine = stream_to(peer.port, ticket, direction="reverse", streams=len(sizes), rate_bytes_per_s=1 << 40)
+        engine = engine_to(peer.port, ticket, direction="reverse", streams=len(sizes), rate_bytes_per_s=1 << 40)
         *_, total = watch(engine)
         assert peer.terms == Terms(
             sockets=len(sizes),
@@ -214,7 +215,7 @@ def test_what_is_no_start_is_cut(responder):
 def test_stop_acts_beside_a_silent_peer(direction):
     ticket = Ticket()
     with slow_responder(ticket, lambda peer: peer.over.wait() and None) as peer:
-        engine = stream_to(peer.port, ticket, direction=direction, duration_ms=60_000)
+        engine = engine_to(peer.port, ticket, direction=direction, duration_ms=60_000)
         engine.arm()
         engine.start()
         begin = time.monotonic()
@@ -228,7 +229,7 @@ def test_stop_acts_beside_a_silent_peer(direction):
 @pytest.mark.parametrize("direction", ["reverse", "both"])
 def test_a_peer_that_goes_away_is_an_error(responder, direction):
     ticket = admit(responder, Ticket())
-    engine = stream_to(responder.port, ticket, direction=direction, duration_ms=60_000, streams=2)
+    engine = engine_to(responder.port, ticket, direction=direction, duration_ms=60_000, streams=2)
     engine.arm()
     engine.start()
     threading.Timer(0.1, responder.revoke, [ticket.session_id]).start()
@@ -241,7 +242,7 @@ def test_a_peer_that_goes_away_is_an_error(responder, direction):
 
 @pytest.mark.parametrize("direction", ["reverse", "both"])
 def test_an_initiator_that_stops_is_cut(responder, direction):
-    engine = admitted(responder, direction=direction, duration_ms=60_000, streams=2)
+    engine = admitted(responder, "tcp_stream", direction=direction, duration_ms=60_000, streams=2)
     engine.arm()
     engine.start()
     engine.close()
@@ -260,13 +261,13 @@ def test_an_initiator_that_stops_is_cut(responder, direction):
 )
 def test_what_no_responder_keeps_is_refused_at_once(change, named):
     with pytest.raises(UsageError, match=named):
-        stream_to(1, Ticket(), **change)
+        engine_to(1, Ticket(), **change)
 
 
 @pytest.mark.parametrize("direction", ["reverse", "both"])
 def test_nothing_of_a_stream_stays(responder, direction):
     def live():
-        engine = admitted(responder, streams=2, direction=direction, duration_ms=10)
+        engine = admitted(responder, "tcp_stream", streams=2, direction=direction, duration_ms=10)
         watch(engine)
         engine.close()
         until(lambda: responder.counters()["active"] == 0, "the responder is done")

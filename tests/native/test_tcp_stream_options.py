@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from tests.native.admitting import admit
+from tests.native.sessions import admitted, engine_to, watch
 from tests.native.slow_session import Terms, Ticket, connect, read_exactly, slow_responder
-from tests.native.streaming import admitted, stream_to, watch
 
 from cvmprobe.errors import RefusedError, UsageError
 
@@ -37,7 +37,7 @@ def sockets_of(port) -> list[socket.socket]:
 
 def read_back(responder, level, option, **asked) -> list[int]:
     """Values of an option on all sockets of an armed session: one control socket and three data sockets at each end."""
-    engine = admitted(responder, streams=3, **asked)
+    engine = admitted(responder, "tcp_stream", streams=3, **asked)
     engine.arm()
     sockets = sockets_of(responder.port)
     values = sorted(sock.getsockopt(level, option) for sock in sockets)
@@ -71,14 +71,14 @@ def test_an_mss_binds_both_ends(responder):
 
 @pytest.mark.parametrize("name", ALLOWED)
 def test_a_congestion_control_is_set_and_read_back_at_both_ends(responder, name):
-    engine = admitted(responder, direction="both", congestion=name)
+    engine = admitted(responder, "tcp_stream", direction="both", congestion=name)
     watch(engine)
     assert engine.facts["congestion_control"] == engine.responder_congestion_control == name
     engine.close()
 
 
 def test_buffers_that_were_asked_for_are_read_back(responder):
-    engine = admitted(responder, sndbuf_bytes=100_000, rcvbuf_bytes=50_000)
+    engine = admitted(responder, "tcp_stream", sndbuf_bytes=100_000, rcvbuf_bytes=50_000)
     engine.arm()
     assert engine.facts["sndbuf_bytes"] == "200000"
     assert engine.facts["rcvbuf_bytes"] == "100000"
@@ -88,7 +88,7 @@ def test_buffers_that_were_asked_for_are_read_back(responder):
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
 def test_a_rate_is_kept_by_who_sends(responder, direction):
     rate = 10_000_000
-    engine = admitted(responder, direction=direction, rate_bytes_per_s=rate, duration_ms=1000)
+    engine = admitted(responder, "tcp_stream", direction=direction, rate_bytes_per_s=rate, duration_ms=1000)
     watch(engine)
     moved = engine.results["bytes"] + engine.results["sent_bytes"]
     assert 0 < moved < 2 * rate  # unpaced it is hundreds of times as much
@@ -107,7 +107,7 @@ def test_a_rate_is_kept_by_who_sends(responder, direction):
 )
 def test_what_our_kernel_refuses_is_named(responder, asked, named):
     with pytest.raises(RefusedError, match=named):
-        admitted(responder, **asked).arm()
+        admitted(responder, "tcp_stream", **asked).arm()
 
 
 def test_what_the_peers_kernel_refuses_is_named():
@@ -119,7 +119,7 @@ def test_what_the_peers_kernel_refuses_is_named():
     ticket = Refuser()
     with slow_responder(ticket, lambda _: None) as peer:
         with pytest.raises(RefusedError, match=r"127\.0\.0\.1.*its kernel refuses the congestion control reno"):
-            stream_to(peer.port, ticket, congestion="reno").arm()
+            engine_to(peer.port, ticket, congestion="reno").arm()
 
 
 @pytest.mark.parametrize(
@@ -149,4 +149,4 @@ def test_a_responder_says_what_its_kernel_refuses(responder, terms, refused):
 )
 def test_what_cannot_be_asked_is_named(asked, named):
     with pytest.raises(UsageError, match=named):
-        stream_to(1, Ticket(), **asked)
+        engine_to(1, Ticket(), **asked)

@@ -2,9 +2,10 @@
 
 import pytest
 from tests.native.admitting import admit
+from tests.native.sessions import engine_to
 from tests.native.slow_session import Ticket
 from tests.native.test_udp_sequence import SlowArrivals
-from tests.native.test_udp_stream import stream_to, watch
+from tests.native.test_udp_stream import watch
 from tests.native.udp_relay import Disturbed, relaying
 
 SIZE = 1000
@@ -17,7 +18,7 @@ def measure(responder, there, back, **asked):
     with relaying(responder.port, there, back) as relay:
         ticket = admit(responder, Ticket("udp_stream"))
         settings = {"datagram_bytes": SIZE, "rate_bytes_per_s": RATE, "rcvbuf_bytes": 200_000, "duration_ms": 500}
-        engine = stream_to(relay.port, ticket, **{**settings, **asked})
+        engine = engine_to(relay.port, ticket, **{**settings, **asked})
         *_, total = watch(engine)
         results, received = engine.results, engine.received
         assert results is not None

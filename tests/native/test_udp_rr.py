@@ -6,38 +6,20 @@ from itertools import pairwise
 
 import pytest
 from tests.native.leaks import assert_no_leak
+from tests.native.sessions import STOP_BOUND_S, engine_to
+from tests.native.sessions import admitted as admitted_udp
 from tests.native.slow_session import Ticket, until
 from tests.native.slow_udp import slow_udp
 
 from cvmprobe.errors import UnreachableError, UsageError
 from cvmprobe.native.responder import Responder
-from cvmprobe.native.udp_rr import UdpRr
 
-PLENTY = 1 << 40
-STOP_BOUND_S = 5
 MS = 1_000_000
 WAITS = pytest.mark.parametrize("wait", ["block", "spin", "epoll"])
 
 
-def rr_to(peer, **parameters) -> UdpRr:
-    return UdpRr(
-        **{
-            "host": "127.0.0.1",
-            "port": peer.port,
-            "session_id": peer.ticket.session_id,
-            "key": peer.ticket.key,
-            "duration_ms": 200,
-            "max_bytes": PLENTY,
-        }
-        | parameters
-    )
-
-
-def admitted(responder, **parameters) -> UdpRr:
-    ticket = Ticket("udp_rr")
-    responder.admit(ticket.session_id, ticket.key, ticket.probe, valid_for_ms=60_000, max_bytes=PLENTY)
-    peer = type("Peer", (), {"port": responder.port, "ticket": ticket})
-    return rr_to(peer, **{"timeout_ms": 1000} | parameters)  # nothing is lost here, however late it is
+def admitted(responder, **parameters):
+    return admitted_udp(responder, "udp_rr", timeout_ms=1000, **parameters)  # nothing is lost here, however late
 
 
 def finished(engine):
@@ -85,7 +67,7 @@ def test_many_connections_and_depth_agree(responder, wait, connections, depth):
 @pytest.mark.parametrize("rate", [0, 100])
 def test_a_known_delay_is_measured(wait, rate):
     with slow_udp(lambda number: [0.02]) as peer:
-        engine = rr_to(peer, wait=wait, rate_per_s=rate)
+        engine = engine_to(peer.port, peer.ticket, wait=wait, rate_per_s=rate)
         latency = finished(engine).histograms["latency_ns"]
         engine.close()
     assert latency.count > 0
@@ -98,7 +80,7 @@ def test_a_known_delay_is_measured(wait, rate):
 def test_a_lost_datagram_is_a_timeout_and_stalls_nothing(wait, rate):
     """Every fourth request is lost; all that follow it are answered."""
     with slow_udp(lambda number: [] if number % 4 == 1 else [0.001]) as peer:
-        engine = rr_to(peer, wait=wait, rate_per_s=rate, timeout_ms=60, duration_ms=500)
+        engine = engine_to(peer.port, peer.ticket, wait=wait, rate_per_s=rate, timeout_ms=60, duration_ms=500)
         total = finished(engine)
         counts = total.counters
         lost = sum(number % 4 == 1 for number in peer.requests)
@@ -115,7 +97,7 @@ def test_late_and_repeated_responses_are_told_apart(wait):
     """The first comes twice, the second after its timeout, the third not at all, the fourth after its timeout twice."""
     fates = {0: [0.0, 0.01], 1: [0.15], 2: [], 3: [0.15, 0.16]}
     with slow_udp(lambda number: fates.get(number, [0.0])) as peer:
-        engine = rr_to(peer, wait=wait, timeout_ms=50, duration_ms=600)
+        engine = engine_to(peer.port, peer.ticket, wait=wait, timeout_ms=50, duration_ms=600)
         counts = finished(engine).counters
         engine.close()
     others = counts["timeouts"] - 3  # on a machine that is busy
@@ -133,7 +115,7 @@ def test_an_open_loop_sends_on_through_a_stall():
         return [max(0.0, until_s - time.monotonic())]
 
     with slow_udp(stalled) as peer:
-        engine = rr_to(peer, rate_per_s=500, timeout_ms=1000, duration_ms=400)
+        engine = engine_to(peer.port, peer.ticket, rate_per_s=500, timeout_ms=1000, duration_ms=400)
         engine.arm()
         until_s = time.monotonic() + 0.2
         engine.start()
@@ -174,7 +156,7 @@ def test_the_budget_binds(responder):
 
 def test_lost_openings_are_dialed_again():
     with slow_udp(lambda number: [0.0], openings_lost=2) as peer:
-        engine = rr_to(peer)
+        engine = engine_to(peer.port, peer.ticket)
         assert finished(engine).counters["transactions"] > 0
         assert peer.dialed == 3
         engine.close()
@@ -182,7 +164,7 @@ def test_lost_openings_are_dialed_again():
 
 def test_a_peer_without_udp_is_named():
     with slow_udp(lambda number: [0.0], openings_lost=1000) as peer:
-        engine = rr_to(peer)
+        engine = engine_to(peer.port, peer.ticket)
         with pytest.raises(UnreachableError, match="not over UDP"):
             engine.arm()
         engine.close()
@@ -190,7 +172,7 @@ def test_a_peer_without_udp_is_named():
 
 def test_a_closed_port_is_counted_as_refused():
     with slow_udp(lambda number: [0.0]) as peer:
-        engine = rr_to(peer, duration_ms=10_000, timeout_ms=20)
+        engine = engine_to(peer.port, peer.ticket, duration_ms=10_000, timeout_ms=20)
         engine.arm()
         peer._datagrams.close()
         engine.start()
@@ -203,7 +185,7 @@ def test_a_closed_port_is_counted_as_refused():
 @pytest.mark.parametrize("rate", [0, 1000])
 def test_it_stops_on_request(wait, rate):
     with slow_udp(lambda number: []) as peer:
-        engine = rr_to(peer, wait=wait, rate_per_s=rate, duration_ms=None)
+        engine = engine_to(peer.port, peer.ticket, wait=wait, rate_per_s=rate, duration_ms=None)
         engine.arm()
         engine.start()
         until(lambda: engine.snapshot().counters["requests"] > 0, "it runs")
@@ -229,9 +211,8 @@ def test_it_stops_on_request(wait, rate):
     ],
 )
 def test_what_no_responder_keeps_is_named(change, named):
-    peer = type("Peer", (), {"port": 1, "ticket": Ticket("udp_rr")})
     with pytest.raises(UsageError, match=named):
-        rr_to(peer, **change)
+        engine_to(1, Ticket("udp_rr"), **change)
 
 
 def test_nothing_of_an_engine_stays():

@@ -11,50 +11,24 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.native.admitting import PLENTY, admit, counted
+from tests.native.admitting import admit, counted
 from tests.native.leaks import assert_no_leak
+from tests.native.sessions import STOP_BOUND_S, admitted, engine_to
+from tests.native.sessions import watch as run_to_the_end
 from tests.native.slow_session import UNKNOWN, SlowInitiator, Terms, Ticket, until
 from tests.native.test_udp_sequence import SlowArrivals
 
 from cvmprobe.errors import DeniedError, UnreachableError, UsageError
-from cvmprobe.native.udp_stream import UdpStream
 
-STOP_BOUND_S = 5  # the promise is 200 ms; a loaded machine may be late, a stop that does not act is not
-INTERVAL_MS = 50
 DATAGRAMS_OF_A_PACKET = 64  # with segmentation offload, at the most
 DUPLICATES, REORDERED, EXTENT, JITTER, SOCKET_DROPS = range(10, 15)  # among the results
 SENT_BYTES, SENT_DATAGRAMS = 6, 7
 
 
-def stream_to(port, ticket, **parameters) -> UdpStream:
-    return UdpStream(
-        **{
-            "host": "127.0.0.1",
-            "port": port,
-            "session_id": ticket.session_id,
-            "key": ticket.key,
-            "duration_ms": 200,
-            "interval_ms": INTERVAL_MS,
-            "max_bytes": PLENTY,
-        }
-        | parameters
-    )
-
-
-def admitted(responder, **parameters) -> UdpStream:
-    return stream_to(responder.port, admit(responder, Ticket("udp_stream")), **parameters)
-
-
-def watch(engine, interval_ms=INTERVAL_MS) -> list:
-    """Run to the end; return the snapshots of all intervals, then one after stop()."""
-    engine.arm()
-    engine.start()
-    seen = []
-    while not seen or not seen[-1].finished:
-        seen.append(engine.snapshot(engine.started_ns + (len(seen) + 1) * interval_ms * 1_000_000))
-    engine.stop()
+def watch(engine) -> list:
+    seen = run_to_the_end(engine)
     assert engine.error is None
-    return [*seen, engine.snapshot()]
+    return seen
 
 
 def flows_of(engine, total) -> list[tuple[int, int, dict, list[int]]]:
@@ -82,7 +56,13 @@ def loopback_drops() -> int:
 @pytest.mark.parametrize(("streams", "datagram_bytes"), [(1, 1372), (2, 16), (3, 8192), (1, 65507)])
 def test_what_is_sent_is_received_or_lost_at_the_socket(responder, direction, offload, streams, datagram_bytes):
     engine = admitted(
-        responder, direction=direction, offload=offload, streams=streams, datagram_bytes=datagram_bytes, duration_ms=100
+        responder,
+        "udp_stream",
+        direction=direction,
+        offload=offload,
+        streams=streams,
+        datagram_bytes=datagram_bytes,
+        duration_ms=100,
     )
     before = loopback_drops()
     *_, total = watch(engine)
@@ -101,7 +81,9 @@ def test_what_is_sent_is_received_or_lost_at_the_socket(responder, direction, of
 
 @pytest.mark.parametrize("direction", ["forward", "reverse", "both"])
 def test_a_modest_rate_loses_nothing_and_is_kept(responder, direction):
-    engine = admitted(responder, direction=direction, rate_bytes_per_s=1_372_000, streams=2, duration_ms=300)
+    engine = admitted(
+        responder, "udp_stream", direction=direction, rate_bytes_per_s=1_372_000, streams=2, duration_ms=300
+    )
     *seen, total = watch(engine)
     for _, sent, received, bins in flows_of(engine, total):
         assert received["operations"] == sent == sum(bins)
@@ -117,7 +99,7 @@ def test_a_modest_rate_loses_nothing_and_is_kept(responder, direction):
 
 
 def test_no_burst_of_a_rate_is_longer_than_a_millisecond(responder):
-    engine = admitted(responder, rate_bytes_per_s=10 * 1_372_000, duration_ms=100)
+    engine = admitted(responder, "udp_stream", rate_bytes_per_s=10 * 1_372_000, duration_ms=100)
     *_, total = watch(engine)
     assert total.counters["send_calls"] * 10 >= total.counters["sent_datagrams"] > 0
     engine.close()
@@ -126,7 +108,7 @@ def test_no_burst_of_a_rate_is_longer_than_a_millisecond(responder):
 @pytest.mark.parametrize("offload", ["gso", "mmsg", "none"])
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
 def test_a_named_way_of_handing_over_is_used_at_both_ends(responder, offload, direction):
-    engine = admitted(responder, offload=offload, direction=direction)
+    engine = admitted(responder, "udp_stream", offload=offload, direction=direction)
     *_, total = watch(engine)
     facts = engine.facts
     here, there = ("receive", "send") if direction == "reverse" else ("send", "receive")
@@ -138,7 +120,7 @@ def test_a_named_way_of_handing_over_is_used_at_both_ends(responder, offload, di
 
 
 def test_the_path_is_told(responder):
-    engine = admitted(responder, datagram_bytes=65507, max_bytes=1 << 20)
+    engine = admitted(responder, "udp_stream", datagram_bytes=65507, max_bytes=1 << 20)
     watch(engine)
     assert int(engine.facts["path_mtu_bytes"]) >= 1280
     assert engine.facts["fragments"] == "1"
@@ -150,7 +132,9 @@ def test_the_path_is_told(responder):
 @pytest.mark.parametrize("max_bytes", [999, 1000, 500_123])
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
 def test_the_byte_cap_binds(responder, streams, max_bytes, direction):
-    engine = admitted(responder, streams=streams, max_bytes=max_bytes, direction=direction, datagram_bytes=1000)
+    engine = admitted(
+        responder, "udp_stream", streams=streams, max_bytes=max_bytes, direction=direction, datagram_bytes=1000
+    )
     *_, total = watch(engine)
     sent = engine.results["sent_bytes"] if direction == "reverse" else total.counters["sent_bytes"]
     assert sent <= max_bytes
@@ -159,14 +143,14 @@ def test_the_byte_cap_binds(responder, streams, max_bytes, direction):
 
 
 def test_both_directions_share_the_cap(responder):
-    engine = admitted(responder, max_bytes=20_000, direction="both", datagram_bytes=1000)
+    engine = admitted(responder, "udp_stream", max_bytes=20_000, direction="both", datagram_bytes=1000)
     *_, total = watch(engine)
     assert total.counters["sent_bytes"] == engine.results["sent_bytes"] == 10_000
     engine.close()
 
 
 def test_no_allowance_sends_nothing(responder):
-    engine = admitted(responder, max_bytes=0)
+    engine = admitted(responder, "udp_stream", max_bytes=0)
     *_, total = watch(engine)
     assert total.counters["sent_bytes"] == engine.results["bytes"] == 0
     engine.close()
@@ -263,7 +247,7 @@ def test_a_session_past_its_cap_is_cut(responder):
 
 @pytest.mark.parametrize("direction", ["forward", "reverse", "both"])
 def test_a_stop_acts_at_once(responder, direction):
-    engine = admitted(responder, direction=direction, duration_ms=60_000, streams=2)
+    engine = admitted(responder, "udp_stream", direction=direction, duration_ms=60_000, streams=2)
     engine.arm()
     engine.start()
     engine.snapshot(engine.started_ns + 50_000_000)
@@ -300,7 +284,7 @@ def peer():
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
 def test_a_stop_acts_beside_a_stopped_process(peer, direction):
     process, port, ticket = peer
-    engine = stream_to(port, ticket, direction=direction, duration_ms=60_000)
+    engine = engine_to(port, ticket, direction=direction, duration_ms=60_000)
     engine.arm()
     engine.start()
     engine.snapshot(engine.started_ns + 50_000_000)
@@ -315,7 +299,7 @@ def test_a_stop_acts_beside_a_stopped_process(peer, direction):
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
 def test_a_peer_that_dies_is_an_error(peer, direction):
     process, port, ticket = peer
-    engine = stream_to(port, ticket, direction=direction, duration_ms=60_000)
+    engine = engine_to(port, ticket, direction=direction, duration_ms=60_000)
     engine.arm()
     engine.start()
     engine.snapshot(engine.started_ns + 50_000_000)
@@ -330,14 +314,14 @@ def test_a_peer_that_dies_is_an_error(peer, direction):
 
 def test_who_is_not_admitted_is_denied(responder):
     with pytest.raises(DeniedError):
-        stream_to(responder.port, Ticket("udp_stream")).arm()
+        engine_to(responder.port, Ticket("udp_stream")).arm()
 
 
 def test_nobody_there_is_unreachable():
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with pytest.raises(UnreachableError):
-        stream_to(port, Ticket("udp_stream")).arm()
+        engine_to(port, Ticket("udp_stream")).arm()
 
 
 @pytest.mark.parametrize(
@@ -358,13 +342,15 @@ def test_nobody_there_is_unreachable():
 )
 def test_what_no_responder_keeps_is_refused_at_once(change, named):
     with pytest.raises(UsageError, match=named):
-        stream_to(1, Ticket("udp_stream"), **change)
+        engine_to(1, Ticket("udp_stream"), **change)
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
 def test_nothing_of_a_stream_stays(responder, direction):
     def live():
-        engine = admitted(responder, streams=2, duration_ms=10, direction=direction, rate_bytes_per_s=1_000_000)
+        engine = admitted(
+            responder, "udp_stream", streams=2, duration_ms=10, direction=direction, rate_bytes_per_s=1_000_000
+        )
         watch(engine)
         engine.close()
         until(lambda: responder.counters()["active"] == 0, "the responder is done")
@@ -375,7 +361,7 @@ def test_nothing_of_a_stream_stays(responder, direction):
 @pytest.mark.parametrize("until_state", ["idle", "armed", "running"])
 def test_nothing_of_a_dropped_stream_stays(responder, until_state):
     def drop():
-        engine = admitted(responder, streams=2, duration_ms=60_000, direction="both")
+        engine = admitted(responder, "udp_stream", streams=2, duration_ms=60_000, direction="both")
         if until_state != "idle":
             engine.arm()
         if until_state == "running":

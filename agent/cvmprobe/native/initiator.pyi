@@ -9,7 +9,11 @@ class Results(dict[str, int]):
     """What a responder counted, by name. To need what it did not tell is an error of the session: WireError."""
 
 class Initiator(Engine):
-    """An engine with a session. arm() raises UnreachableError, DeniedError, WireError, EngineError or RefusedError."""
+    """An engine whose first argument is its session; what it sends is bound by the session's bytes.
+
+    ``giving_up`` is asked every 50 ms while arm() dials. That raises UnreachableError, DeniedError, WireError,
+    EngineError or RefusedError.
+    """
 
     @property
     def results(self) -> Results | None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import final
 
+from cvmprobe.model.session import Session
 from cvmprobe.native.initiator import Initiator
 
 @final
@@ -11,21 +12,16 @@ class TcpRr(Initiator):
 
     A closed loop (``rate_per_s`` 0) starts one as soon as one has ended; else ``rate_per_s`` start in a second, evenly
     or as a ``poisson`` process, late or not. ``wait`` is block (one connection), epoll or spin, at both ends. Without
-    ``duration_ms`` it goes on until stop(). ``dials``: how often each socket is dialed at an address that several
-    endpoints answer at (0: only one does); ``giving_up`` is asked every 50 ms meanwhile. Counters ``transactions``,
-    ``timeouts`` (longer than 1 s), ``retransmitted_segments``, when paced ``late_operations``; histograms
-    ``latency_ns``, when paced ``service_ns``, with ``kernel_stamps`` ``wakeup_ns``; rows (intended start, latency, 0,
-    flags, connection). Raises UsageError for a value out of range.
+    ``duration_ms`` it goes on until stop(). Counters ``transactions``, ``timeouts`` (longer than 1 s),
+    ``retransmitted_segments``, when paced ``late_operations``; histograms ``latency_ns``, when paced ``service_ns``,
+    with ``kernel_stamps`` ``wakeup_ns``; rows (intended start, latency, 0, flags, connection). Raises UsageError for a
+    value out of range.
     """
 
     def __init__(
         self,
+        session: Session,
         *,
-        host: str,
-        port: int,
-        session_id: bytes,
-        key: bytes,
-        max_bytes: int,
         duration_ms: int | None = None,
         request_bytes: int = 1,
         response_bytes: int = 1,
@@ -37,6 +33,5 @@ class TcpRr(Initiator):
         kernel_stamps: bool = False,
         raw_samples: bool = False,
         placement: str = "inherit",
-        dials: int = 0,
         giving_up: Callable[[], bool] = ...,
     ) -> None: ...

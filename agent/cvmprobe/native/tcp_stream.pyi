@@ -3,18 +3,18 @@
 from collections.abc import Callable
 from typing import final
 
+from cvmprobe.model.session import Session
 from cvmprobe.native.initiator import Initiator
 
 @final
 class TcpStream(Initiator):
     """Sends messages of ``message_bytes`` over ``streams`` connections each way for ``duration_ms``.
 
-    ``direction``: ``forward``, ``reverse`` or ``both``, seen from here. ``max_bytes`` over all streams at the most,
-    half of it each way for both; ``byte_limit`` each way, 0 for none. ``sndbuf_bytes``, ``rcvbuf_bytes``, ``mss``,
+    ``direction``: ``forward``, ``reverse`` or ``both``, seen from here: half of what the session allows goes each way
+    then; ``byte_limit`` each way, 0 for none. ``sndbuf_bytes``, ``rcvbuf_bytes``, ``mss``,
     ``dscp``, ``rate_bytes_per_s`` (of each stream) and ``congestion`` are set on the data sockets of both ends, and
     left to the system where they are 0 or empty; arm() raises RefusedError for what a kernel refuses. ``discard`` lets
-    the receiver's kernel drop what arrives uncopied. ``dials``: how often each socket is dialed at an address that
-    several endpoints answer at (0: only one does); ``giving_up`` is asked every 50 ms meanwhile.
+    the receiver's kernel drop what arrives uncopied.
 
     Counters of what is sent: ``sent_bytes``, ``send_calls``, ``retransmitted_segments``, ``reordering_events``,
     ``busy_ns``, ``rwnd_limited_ns``, ``sndbuf_limited_ns``; histogram ``send_call_ns``. Counters of what is received:
@@ -28,14 +28,10 @@ class TcpStream(Initiator):
 
     def __init__(
         self,
+        session: Session,
         *,
-        host: str,
-        port: int,
-        session_id: bytes,
-        key: bytes,
         duration_ms: int,
         interval_ms: int,
-        max_bytes: int,
         streams: int = 1,
         direction: str = "forward",
         message_bytes: int = 131072,
@@ -48,7 +44,6 @@ class TcpStream(Initiator):
         byte_limit: int = 0,
         congestion: str = "",
         placement: str = "inherit",
-        dials: int = 0,
         giving_up: Callable[[], bool] = ...,
     ) -> None: ...
     @property

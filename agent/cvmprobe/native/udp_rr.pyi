@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import final
 
+from cvmprobe.model.session import Session
 from cvmprobe.native.initiator import Initiator
 
 WAIT_NAMES: dict[str, int]
@@ -12,22 +13,16 @@ class UdpRr(Initiator):
     """``depth`` requests under way on each of ``connections`` (``rate_per_s`` 0), or so many in a second over all.
 
     Without ``duration_ms`` it goes on until stop(). A request without a response within ``timeout_ms`` is a timeout,
-    and delays none after it. ``dials``: how often each socket is dialed at an address that several endpoints answer at
-    (0: only one does); ``giving_up`` is asked every 50 ms meanwhile. Counters ``transactions``, ``requests``,
-    ``timeouts``, ``late_responses`` (after their timeout), ``duplicates``, ``send_errors``, ``refused`` (its port is
-    closed), ``unreachable`` (host or net), when paced ``late_operations``; histograms ``latency_ns``, when paced
-    ``service_ns``, with ``kernel_stamps`` ``wakeup_ns``; rows (intended start, latency, 0, 0, connection). Raises
-    UsageError for a value out of range.
+    and delays none after it. Counters ``transactions``, ``requests``, ``timeouts``, ``late_responses`` (after their
+    timeout), ``duplicates``, ``send_errors``, ``refused`` (its port is closed), ``unreachable`` (host or net), when
+    paced ``late_operations``; histograms ``latency_ns``, when paced ``service_ns``, with ``kernel_stamps``
+    ``wakeup_ns``; rows (intended start, latency, 0, 0, connection). Raises UsageError for a value out of range.
     """
 
     def __init__(
         self,
+        session: Session,
         *,
-        host: str,
-        port: int,
-        session_id: bytes,
-        key: bytes,
-        max_bytes: int,
         duration_ms: int | None = None,
         request_bytes: int = 16,
         response_bytes: int = 16,
@@ -40,6 +35,5 @@ class UdpRr(Initiator):
         kernel_stamps: bool = False,
         raw_samples: bool = False,
         placement: str = "inherit",
-        dials: int = 0,
         giving_up: Callable[[], bool] = ...,
     ) -> None: ...

@@ -3,15 +3,16 @@
 from collections.abc import Callable
 from typing import final
 
+from cvmprobe.model.session import Session
 from cvmprobe.native.initiator import Initiator
 
 @final
 class UdpStream(Initiator):
     """Sends datagrams of ``datagram_bytes`` over ``streams`` sockets for ``duration_ms``, forward, in reverse, or both.
 
-    ``rate_bytes_per_s`` of payload for each stream (0: as fast as it goes), ``max_bytes`` in all at the most; buffers
-    of 0 are left to the system; ``offload`` is ``best``, ``gso``, ``mmsg`` or ``none`` at both ends; ``dials`` and
-    ``giving_up`` as in TcpStream. Counters of what is sent here: ``sent_bytes``, ``sent_datagrams``, ``send_calls``,
+    ``rate_bytes_per_s`` of payload for each stream (0: as fast as it goes); buffers of 0 are left to the system;
+    ``offload`` is ``best``, ``gso``, ``mmsg`` or ``none`` at both ends; half of what the session allows goes each way
+    for both. Counters of what is sent here: ``sent_bytes``, ``sent_datagrams``, ``send_calls``,
     ``send_errors`` (datagrams that this kernel refused), ``icmp_errors``; of what is received here, each datagram once:
     ``reverse_receiver_bytes``, ``reverse_receiver_datagrams``, ``reverse_receive_calls``, ``reverse_duplicates``,
     ``reverse_reordered``. Facts ``send_offload``, ``receive_offload``, after the drain the responder's,
@@ -21,14 +22,10 @@ class UdpStream(Initiator):
 
     def __init__(
         self,
+        session: Session,
         *,
-        host: str,
-        port: int,
-        session_id: bytes,
-        key: bytes,
         duration_ms: int,
         interval_ms: int,
-        max_bytes: int,
         streams: int = 1,
         direction: str = "forward",
         datagram_bytes: int = 1372,
@@ -38,7 +35,6 @@ class UdpStream(Initiator):
         rcvbuf_bytes: int = 0,
         dscp: int = 0,
         placement: str = "inherit",
-        dials: int = 0,
         giving_up: Callable[[], bool] = ...,
     ) -> None: ...
     @property

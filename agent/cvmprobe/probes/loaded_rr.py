@@ -9,13 +9,14 @@ from msgspec import Meta
 
 from cvmprobe.errors import UsageError
 from cvmprobe.model.run import Cost
+from cvmprobe.model.session import Session
 from cvmprobe.model.window import Direction, Phase, Probe, Window
 from cvmprobe.probes.entry import Entry, Metric, Placement, read_parameters
 from cvmprobe.probes.execution import Completed, Execution, Setup
 from cvmprobe.probes.loaded_engine import LoadedEngine
-from cvmprobe.probes.parts import part_bytes, part_session
+from cvmprobe.probes.parts import part_session
 from cvmprobe.probes.runner import Runner
-from cvmprobe.probes.session import Session, cut, join_bins, read_session
+from cvmprobe.probes.session import cut, join_bins, read_session
 
 if TYPE_CHECKING:  # the catalog is readable where no engine is built
     from cvmprobe.native.tcp_stream import TcpStream
@@ -72,34 +73,24 @@ class _LoadedFace:
 
         def load(duration_ms: int) -> "TcpStream":
             return TcpStream(
-                host=session.host,
-                port=session.port,
-                session_id=part_session(session.session_id, Probe.LOADED_RR, Probe.TCP_STREAM),
-                key=session.key,
+                part_session(session, Probe.LOADED_RR, Probe.TCP_STREAM),
                 duration_ms=duration_ms,
                 interval_ms=self._setup.interval_ms,
-                max_bytes=part_bytes(self._setup.max_bytes, Probe.LOADED_RR, Probe.TCP_STREAM),
                 direction=self._setup.instance.direction.value,
                 streams=asked.streams,
                 message_bytes=asked.message_bytes,
                 placement=asked.placement,
-                dials=session.dials,
                 giving_up=stopping,
             )
 
         trips = TcpRr(
-            host=session.host,
-            port=session.port,
-            session_id=part_session(session.session_id, Probe.LOADED_RR, Probe.TCP_RR),
-            key=session.key,
+            part_session(session, Probe.LOADED_RR, Probe.TCP_RR),
             duration_ms=self._duration_ms,
-            max_bytes=part_bytes(self._setup.max_bytes, Probe.LOADED_RR, Probe.TCP_RR),
             request_bytes=asked.request_bytes,
             response_bytes=asked.response_bytes,
             wait=asked.wait,
             placement=asked.placement,
             raw_samples=self._setup.raw_samples,
-            dials=session.dials,
             giving_up=stopping,
         )
         trips.arm()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from cvmprobe.model.window import Probe
 from cvmprobe.native.responder import Responder as NativeResponder
-from cvmprobe.probes.parts import part_bytes, part_session, parts_of
+from cvmprobe.probes.parts import part_bytes, part_id, parts_of
 
 __all__ = ["Responder"]
 
@@ -30,7 +30,7 @@ class Responder:
 
         Admitting the same again renews it. Raises UsageError that names what is wrong.
         """
-        parts = {part: part_session(session_id, probe, part) for part in parts_of(probe)}
+        parts = {part: part_id(session_id, probe, part) for part in parts_of(probe)}
         with self._using:
             for part, name in parts.items():
                 allowance = part_bytes(max_bytes, probe, part)

@@ -1,32 +1,22 @@
 """What every probe with a peer asks of its setup, and how the responder's counters join the windows."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import accumulate
 
 from cvmprobe.errors import UsageError
+from cvmprobe.model.session import Session
 from cvmprobe.model.window import Direction, Flag, Window
 from cvmprobe.probes.entry import Metric
 from cvmprobe.probes.execution import Setup
 
-__all__ = ["SILENCE", "Session", "cut", "join_bins", "read_session"]
+__all__ = ["SILENCE", "cut", "join_bins", "read_session"]
 
 
 SILENCE = (
     Metric("no_ack_ns", "ns", "over half a second that nothing under way was acknowledged, over all connections"),
     Metric("unanswered_ns", "ns", "over half a second that all was acknowledged, but no answer or no room came"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Session:
-    """Whom to dial, and how to prove that one may."""
-
-    host: str
-    port: int
-    session_id: bytes
-    key: bytes = field(repr=False)
-    dials: int = 0
 
 
 def read_session(setup: Setup, directions: Collection[Direction] = (Direction.FORWARD,)) -> Session:
@@ -44,7 +34,7 @@ def read_session(setup: Setup, directions: Collection[Direction] = (Direction.FO
         session_id = bytes.fromhex(instance.assignment_id)
     except ValueError:
         raise UsageError(f"{instance.probe}: assignment id {instance.assignment_id!r} is not hexadecimal") from None
-    return Session(setup.peer.host, setup.peer.port, session_id, setup.key, setup.peer.dials)
+    return Session(setup.peer, session_id, setup.key, setup.max_bytes)
 
 
 def join_bins(windows: Sequence[Window], name: str, bins: Sequence[int], interval_ms: int) -> tuple[Window, ...]:

@@ -8,10 +8,11 @@ from msgspec import Meta
 
 from cvmprobe.errors import UsageError
 from cvmprobe.model.run import Cost
+from cvmprobe.model.session import Session
 from cvmprobe.model.window import Probe, Window
 from cvmprobe.probes.entry import Entry, Metric, Placement, read_parameters
 from cvmprobe.probes.execution import Completed, Execution, Setup
-from cvmprobe.probes.session import Session, cut, read_session
+from cvmprobe.probes.session import cut, read_session
 
 if TYPE_CHECKING:  # the catalog is readable where no engine is built
     from cvmprobe.native.engine import Engine
@@ -61,12 +62,8 @@ class _CrrFace:
         from cvmprobe.native.tcp_crr import TcpCrr
 
         engine = self._engine = TcpCrr(
-            host=self._session.host,
-            port=self._session.port,
-            session_id=self._session.session_id,
-            key=self._session.key,
+            self._session,
             duration_ms=self._setup.duration_ms,
-            max_bytes=self._setup.max_bytes,
             request_bytes=self._parameters.request_bytes,
             response_bytes=self._parameters.response_bytes,
             rate_per_s=self._parameters.rate_per_s,
@@ -93,7 +90,7 @@ class _CrrFace:
 def _prepare(setup: Setup) -> Execution:
     parameters = read_parameters(TcpCrrParameters, Probe.TCP_CRR, setup.instance.parameters)
     session = read_session(setup)
-    if session.dials:
+    if session.peer.dials:
         raise UsageError(
             "tcp_crr: behind a Service each connection may reach another endpoint: ask for tcp_rr, or another path"
         )

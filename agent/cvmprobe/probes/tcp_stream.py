@@ -9,10 +9,11 @@ from msgspec import Meta
 
 from cvmprobe.errors import UsageError
 from cvmprobe.model.run import Cost
+from cvmprobe.model.session import Session
 from cvmprobe.model.window import Direction, Probe, Window
 from cvmprobe.probes.entry import Entry, Metric, Placement, read_parameters
 from cvmprobe.probes.execution import Completed, Execution, Setup
-from cvmprobe.probes.session import SILENCE, Session, cut, join_bins, read_session
+from cvmprobe.probes.session import SILENCE, cut, join_bins, read_session
 
 if TYPE_CHECKING:  # the catalog is readable where no engine is built
     from cvmprobe.native.engine import Engine
@@ -78,16 +79,11 @@ class _StreamFace:
         asked = msgspec.structs.asdict(self._parameters)
         del asked["omit_ms"]
         engine = self._engine = TcpStream(
-            host=self._session.host,
-            port=self._session.port,
-            session_id=self._session.session_id,
-            key=self._session.key,
+            self._session,
             duration_ms=self._duration_ms,
             interval_ms=self._setup.interval_ms,
-            max_bytes=self._setup.max_bytes,
             direction=self._setup.instance.direction.value,
             discard=asked.pop("receive") == "discard",
-            dials=self._session.dials,
             giving_up=stopping,
             **asked,
         )

@@ -7,11 +7,12 @@ import msgspec
 from msgspec import Meta
 
 from cvmprobe.model.run import Cost
+from cvmprobe.model.session import Session
 from cvmprobe.model.window import Probe, Window
 from cvmprobe.probes.entry import Entry, Metric, Placement, read_parameters
 from cvmprobe.probes.execution import Completed, Execution, Setup
 from cvmprobe.probes.little import judge_in_flight
-from cvmprobe.probes.session import Session, cut, read_session
+from cvmprobe.probes.session import cut, read_session
 
 if TYPE_CHECKING:  # the catalog is readable where no engine is built
     from cvmprobe.native.engine import Engine
@@ -78,12 +79,8 @@ class _RrFace:
         from cvmprobe.native.udp_rr import UdpRr
 
         engine = self._engine = UdpRr(
-            host=self._session.host,
-            port=self._session.port,
-            session_id=self._session.session_id,
-            key=self._session.key,
+            self._session,
             duration_ms=self._setup.duration_ms,
-            max_bytes=self._setup.max_bytes,
             request_bytes=self._parameters.request_bytes,
             response_bytes=self._parameters.response_bytes,
             wait=self._parameters.wait,
@@ -95,7 +92,6 @@ class _RrFace:
             kernel_stamps=self._parameters.kernel_stamps,
             raw_samples=self._setup.raw_samples,
             placement=self._parameters.placement,
-            dials=self._session.dials,
             giving_up=stopping,
         )
         engine.arm()

@@ -15,11 +15,13 @@ from cvmprobe.model.window import ClockPair, Direction, Flag, Instance, Phase, P
 
 u32 = st.integers(0, 2**32 - 1)
 u64 = st.integers(0, 2**64 - 1)
-seqs = st.integers(1, 2**64 - 1)
+seqs = st.integers(1, 2**53)
+times_ms = st.integers(0, 253_370_764_800_000)
 durations_ms = st.integers(1, 2**32 - 1)
 ports = st.integers(0, 65_535)
-lines = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+printable = st.characters(exclude_categories=["C", "Z"], include_characters=" ")
+lines = st.text(printable, max_size=20)
+names = st.text(printable, min_size=1, max_size=20)
 amounts = st.floats(0, math.nextafter(math.inf, 0))
 parameters = st.dictionaries(names, lines, max_size=3)
 counters = st.dictionaries(names, u64, max_size=3)
@@ -62,7 +64,7 @@ histograms = st.builds(
 windows = st.builds(
     Window,
     instance=instances,
-    end_unix_ms=u64,
+    end_unix_ms=times_ms,
     duration_ns=u64,
     phase=st.sampled_from(Phase),
     counters=counters,
@@ -73,7 +75,7 @@ windows = st.builds(
 sample_blocks = st.builds(
     SampleBlock,
     instance=instances,
-    clock=st.builds(ClockPair, monotonic_ns=u64, unix_ns=u64),
+    clock=st.builds(ClockPair, monotonic_ns=u64, unix_ns=st.integers(0, 2**63 - 1)),
     rows=st.integers(0, 8).flatmap(lambda count: st.binary(min_size=16 * count, max_size=16 * count)),
     lost=u64,
 )
@@ -110,11 +112,12 @@ lease_reports = st.builds(
     side=st.sampled_from(Side),
     state=st.sampled_from(LeaseState),
     detail=lines,
-    last_seq=u64,
+    last_seq=st.just(0) | seqs,
     totals=counters,
 )
 previews = st.builds(Preview, windows=few(windows, 2))
-agent_messages = st.one_of(batches, losses, lease_reports, sample_blocks, previews, st.builds(Bye, last_seq=u64))
+byes = st.builds(Bye, last_seq=st.just(0) | seqs)
+agent_messages = st.one_of(batches, losses, lease_reports, sample_blocks, previews, byes)
 
 plans = st.builds(
     Plan,

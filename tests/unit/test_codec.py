@@ -172,6 +172,19 @@ def counted(**counters):
     return message
 
 
+def noted(**noted_facts):
+    message = a_window()
+    message.facts.update(noted_facts)
+    return message
+
+
+def bucketed(histograms, buckets):
+    message = a_window()
+    for metric in range(histograms):
+        message.histograms[str(metric)].MergeFrom(common_pb2.Histogram(indexes=range(buckets), counts=[1] * buckets))
+    return message
+
+
 @pytest.mark.parametrize(
     ("message", "refusal"),
     [
@@ -179,6 +192,10 @@ def counted(**counters):
         (a_window(instance__probe=99), "instance.probe: unknown value 99"),
         (a_window(instance__assignment_id=""), "instance.assignment_id: is empty"),
         (a_window(instance__assignment_id="x" * 257), "instance.assignment_id: 257 characters"),
+        (a_window(instance__assignment_id="a\x1b[2J"), "instance.assignment_id: 'a\\x1b[2J' holds a sign"),
+        (a_window(instance__source__node="a\nb"), "instance.source.node: 'a\\nb' holds a sign"),
+        (a_window(instance__source__node="a\0"), "instance.source.node: 'a\\x00' holds a sign"),
+        (a_window(end_unix_ms=2**64 - 1), "end_unix_ms: 18446744073709551615 is above"),
         (a_window(instance__source__node=""), "instance.source.node: is empty"),
         (a_window(instance__target__volume__volume=""), "instance.target.volume.volume: is empty"),
         (a_histogram(schema=9), "histograms[latency_ns].schema: 9"),
@@ -191,6 +208,9 @@ def counted(**counters):
         (flagged(200), "flags: unknown value 200"),
         (flagged(1, 1), "flags: one stands twice"),
         (counted(**{str(index): 1 for index in range(1025)}), "counters: 1025 entries"),
+        (counted(**{"x\r": 1}), "counters key: 'x\\r' holds a sign"),
+        (noted(**{str(index): "x" * 60_000 for index in range(2)}), "facts: 120002 characters"),
+        (bucketed(8, 8_193), "histograms, all buckets: 65544 is above"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -217,6 +237,8 @@ def test_a_batch_that_cannot_be_read_becomes_the_loss_of_its_number():
         ({"count": 3}, "rows: 32 bytes are not 3 rows"),
         ({"rows": b"y" * 32}, "crc32: "),
         ({"schema": 2}, "schema: unknown value 2"),
+        ({"rows": bytes(16 + (1 << 20))}, "rows: 1048592 entries, at most 1048576"),
+        ({"clock": common_pb2.ClockPair(unix_ns=2**63)}, "clock.unix_ns: 9223372036854775808 is above"),
     ],
 )
 def test_a_bad_sample_block_is_refused(changes, refusal):
@@ -224,7 +246,10 @@ def test_a_bad_sample_block_is_refused(changes, refusal):
         window.SampleBlock(facts.decode_instance(a_window().instance), window.ClockPair(1, 2), b"x" * 32, lost=0)
     )
     for field, value in changes.items():
-        setattr(message, field, value)
+        if isinstance(value, common_pb2.ClockPair):
+            message.clock.CopyFrom(value)
+        else:
+            setattr(message, field, value)
     with pytest.raises(WireError, match=refusal):
         facts.decode_samples(message)
 
@@ -264,6 +289,25 @@ def test_what_does_not_fit_is_not_sent(number):
 def test_a_loss_that_ends_before_it_begins_is_refused():
     with pytest.raises(WireError, match=r"^loss.last_seq: 3 is below 4"):
         ingest.decode_agent_message(ingest_pb2.AttachRequest(loss=ingest_pb2.Loss(first_seq=4, last_seq=3)))
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        ingest_pb2.AttachRequest(batch=ingest_pb2.Batch(seq=2**64 - 1)),
+        ingest_pb2.AttachRequest(loss=ingest_pb2.Loss(first_seq=1, last_seq=2**64 - 1)),
+        ingest_pb2.AttachRequest(bye=ingest_pb2.Bye(last_seq=2**64 - 1)),
+    ],
+)
+def test_a_number_that_leaves_no_room_for_the_next_is_refused(request_):
+    with pytest.raises(WireError, match=r"seq: 18446744073709551615 is above 9007199254740992"):
+        ingest.decode_agent_message(request_)
+
+
+def test_a_line_for_people_stays_one_line():
+    reason = "lost\n12:00 ERROR forged\x1b[2J\tthen"
+    loss = ingest.decode_agent_message(ingest_pb2.AttachRequest(loss={"first_seq": 1, "last_seq": 1, "reason": reason}))
+    assert loss.reason == "lost\ufffd12:00 ERROR forged\ufffd[2J\tthen"
 
 
 def test_the_first_message_must_be_hello_and_only_the_first():

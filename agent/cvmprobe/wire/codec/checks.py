@@ -10,6 +10,7 @@ from cvmprobe.errors import WireError
 __all__ = [
     "ENTRIES_CAP",
     "NAME_CAP",
+    "TEXTS_CAP",
     "TEXT_CAP",
     "EnumTable",
     "at_least",
@@ -20,14 +21,20 @@ __all__ = [
     "name",
     "named",
     "port",
+    "sequence",
     "text",
     "texts",
+    "unix_ms",
     "within",
 ]
 
 NAME_CAP = 256  # characters of a name or an id
 TEXT_CAP = 65_536  # characters of a line for people, or of a fact's value
+TEXTS_CAP = 65_536  # characters of a mapping from names to text
 ENTRIES_CAP = 1024  # entries of a mapping or a small list
+_SEQ_CAP = 1 << 53
+_UNIX_MS_CAP = 253_370_764_800_000  # the year 9999, with room for every zone
+_REPLACEMENT = "\ufffd"
 
 M = TypeVar("M")
 T = TypeVar("T")
@@ -86,16 +93,20 @@ def capped(sized: S, field: str, cap: int = ENTRIES_CAP) -> S:
 
 
 def text(value: str, field: str, cap: int = TEXT_CAP) -> str:
-    """Refuse text of more than ``cap`` characters."""
+    """Take one line; refuse more than ``cap`` characters. What would move a cursor or begin a line is made visible."""
     if len(value) > cap:
         raise WireError(f"{field}: {len(value)} characters, at most {cap} are taken")
-    return value
+    if value.isprintable():
+        return value
+    return "".join(sign if sign.isprintable() or sign == "\t" else _REPLACEMENT for sign in value)
 
 
 def name(value: str, field: str) -> str:
-    """Refuse a name or id that is empty or long."""
+    """Refuse a name or id that is empty or long, or cannot be printed: it stands in logs, tables and files."""
     if not value:
         raise WireError(f"{field}: is empty")
+    if not value.isprintable():
+        raise WireError(f"{field}: {value[:NAME_CAP]!a} holds a sign that cannot be printed")
     return text(value, field, NAME_CAP)
 
 
@@ -108,10 +119,11 @@ def named(mapping: Mapping[str, T], field: str) -> dict[str, T]:
 
 
 def texts(mapping: Mapping[str, str], field: str) -> dict[str, str]:
-    """Take a mapping from names to text; refuse too many, a bad name, and long text."""
-    taken = named(mapping, field)
-    for key, value in taken.items():
-        text(value, f"{field}[{key}]")
+    """Take a mapping from names to text; refuse too many, a bad name, and more than ``TEXTS_CAP`` in all."""
+    taken = {key: text(value, f"{field}[{key}]") for key, value in named(mapping, field).items()}
+    size = sum(len(key) + len(value) for key, value in taken.items())
+    if size > TEXTS_CAP:
+        raise WireError(f"{field}: {size} characters, at most {TEXTS_CAP} are taken")
     return taken
 
 
@@ -134,6 +146,16 @@ def finite(value: float, field: str) -> float:
     if not math.isfinite(value) or value < 0:
         raise WireError(f"{field}: {value} is no finite number of at least 0")
     return value
+
+
+def sequence(value: int, field: str) -> int:
+    """Refuse a number of a batch that none of us will ever give out, and that a store could not count on from."""
+    return at_most(_SEQ_CAP, value, field)
+
+
+def unix_ms(value: int, field: str) -> int:
+    """Refuse a wall time that no calendar shows."""
+    return at_most(_UNIX_MS_CAP, value, field)
 
 
 def port(value: int, field: str) -> int:

@@ -8,7 +8,7 @@ from cvmprobe.model.environment import Confidence, Environment, Fact, TeeKind, T
 from cvmprobe.model.histogram import Histogram
 from cvmprobe.model.window import ClockPair, Direction, Flag, Instance, Phase, Probe, SampleBlock, Window
 from cvmprobe.v1 import common_pb2 as wire
-from cvmprobe.wire.codec.checks import EnumTable, at_most, capped, each, name, named, text, texts, within
+from cvmprobe.wire.codec.checks import EnumTable, at_most, capped, each, name, named, text, texts, unix_ms, within
 
 __all__ = [
     "CONFIDENCES",
@@ -47,6 +47,9 @@ ROW_BYTES = 16
 _SCHEMAS = range(-4, 9)
 _INDEX_CAP = 64 << 8  # the bucket of 2^64 at the finest schema
 _HISTOGRAMS_CAP = 64  # of one window
+_BUCKETS_CAP = 65_536  # of one window
+_UNIX_NS_CAP = (1 << 63) - 1  # a signed time of day in ns, as readers of the snapshot have it
+_BLOCK_CAP = 1 << 20  # bytes of rows
 _U64 = 1 << 64
 
 
@@ -178,12 +181,13 @@ def encode_window(window: Window) -> wire.Window:
 def decode_window(message: wire.Window) -> Window:
     """Decode a window."""
     capped(message.histograms, "histograms", _HISTOGRAMS_CAP)
+    at_most(_BUCKETS_CAP, sum(len(one.indexes) for one in message.histograms.values()), "histograms, all buckets")
     flags = [FLAGS.decode(flag, "flags") for flag in capped(message.flags, "flags")]
     if len(set(flags)) != len(flags):
         raise WireError(f"flags: one stands twice in {', '.join(flags)}")
     return Window(
         instance=within("instance", decode_instance, message.instance),
-        end_unix_ms=message.end_unix_ms,
+        end_unix_ms=unix_ms(message.end_unix_ms, "end_unix_ms"),
         duration_ns=message.duration_ns,
         phase=PHASES.decode(message.phase, "phase"),
         counters=named(message.counters, "counters"),
@@ -216,13 +220,17 @@ def decode_samples(message: wire.SampleBlock) -> SampleBlock:
     """Decode a block of samples: length and checksum must agree; the rows are not looked into."""
     if message.schema != wire.SAMPLE_SCHEMA_ROW16:
         raise WireError(f"schema: unknown value {message.schema}; known is {wire.SAMPLE_SCHEMA_ROW16}")
+    capped(message.rows, "rows", _BLOCK_CAP)
     if len(message.rows) != message.count * ROW_BYTES:
         raise WireError(f"rows: {len(message.rows)} bytes are not {message.count} rows of {ROW_BYTES}")
     if (found := zlib.crc32(message.rows)) != message.crc32:
         raise WireError(f"crc32: {message.crc32:#010x} was sent, the rows have {found:#010x}")
     return SampleBlock(
         instance=within("instance", decode_instance, message.instance),
-        clock=ClockPair(monotonic_ns=message.clock.monotonic_ns, unix_ns=message.clock.unix_ns),
+        clock=ClockPair(
+            monotonic_ns=message.clock.monotonic_ns,
+            unix_ns=at_most(_UNIX_NS_CAP, message.clock.unix_ns, "clock.unix_ns"),
+        ),
         rows=message.rows,
         lost=message.lost,
     )

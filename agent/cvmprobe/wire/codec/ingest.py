@@ -17,6 +17,7 @@ from cvmprobe.wire.codec.checks import (
     name,
     named,
     port,
+    sequence,
     text,
     texts,
     within,
@@ -150,7 +151,7 @@ def decode_agent_message(request: wire.AttachRequest) -> AgentMessage | None:
             windows = capped(request.preview.windows, "preview.windows", _WINDOWS_CAP)
             return Preview(windows=each("preview.windows", decode_window, windows))
         case "bye":
-            return Bye(last_seq=request.bye.last_seq)
+            return Bye(last_seq=sequence(request.bye.last_seq, "bye.last_seq"))
         case "hello":
             raise WireError("hello: came a second time")
         case None:
@@ -158,7 +159,7 @@ def decode_agent_message(request: wire.AttachRequest) -> AgentMessage | None:
 
 
 def _decode_batch(message: wire.Batch) -> Batch | Loss:
-    seq = at_least(1, message.seq, "batch.seq")
+    seq = sequence(at_least(1, message.seq, "batch.seq"), "batch.seq")
     try:
         windows = capped(message.windows, "batch.windows", _WINDOWS_CAP)
         return Batch(seq=seq, windows=each("batch.windows", decode_window, windows))
@@ -168,7 +169,7 @@ def _decode_batch(message: wire.Batch) -> Batch | Loss:
 
 def _decode_loss(message: wire.Loss) -> Loss:
     first = at_least(1, message.first_seq, "first_seq")
-    last = at_least(first, message.last_seq, "last_seq")
+    last = sequence(at_least(first, message.last_seq, "last_seq"), "last_seq")
     return Loss(first_seq=first, last_seq=last, reason=text(message.reason, "reason"))
 
 
@@ -189,7 +190,7 @@ def _decode_lease_report(message: wire.LeaseReport) -> LeaseReport:
         side=SIDES.decode(message.side, "side"),
         state=LEASE_STATES.decode(message.state, "state"),
         detail=text(message.detail, "detail"),
-        last_seq=message.last_seq,
+        last_seq=sequence(message.last_seq, "last_seq"),
         totals=named(message.totals, "totals"),
     )
 

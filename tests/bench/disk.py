@@ -174,7 +174,8 @@ def run_fio(path: Path, mode: Mode, seconds: float, rate: float = 0) -> dict[str
         [
             "fio", "--name=peer", f"--filename={path}", f"--size={FILE_BYTES}", "--direct=1", f"--rw={mode.kind}",
             f"--bs={mode.block_bytes}", f"--iodepth={mode.depth}", *mode.fio_engine,
-            f"--rwmixread={READ_PERCENT[mode.kind]}", "--norandommap", "--randrepeat=0", f"--runtime={int(seconds * 1000)}ms", "--time_based", "--allow_file_create=0",
+            f"--rwmixread={READ_PERCENT[mode.kind]}", "--norandommap", "--randrepeat=0",
+            f"--runtime={int(seconds * 1000)}ms", "--time_based", "--allow_file_create=0",
             "--lat_percentiles=1", "--percentile_list=50:99", "--output-format=json",
             *([f"--rate_iops={rate:.0f}"] if rate else []),
         ],

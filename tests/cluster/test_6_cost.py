@@ -10,7 +10,7 @@ def cpu():
     fields = open('/proc/1/stat').read().rsplit(')', 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
 first, at = cpu(), time.monotonic()
-time.sleep(30)
+time.sleep(30)  # what is measured: so long a stretch of its idle life
 rss = next(int(line.split()[1]) for line in open('/proc/1/status') if line.startswith('VmRSS'))
 print(json.dumps({'cpu': (cpu() - first) / (time.monotonic() - at), 'rss_mib': rss / 1024}))
 """

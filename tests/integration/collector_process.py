@@ -8,6 +8,8 @@ import time
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+from tests.integration.waiting import until
+
 from cvmprobe.model.assignment import Lease, LeaseReport, LeaseState, Plan, Revoke, Side
 from cvmprobe.model.delivery import Batch, Bye, Heartbeat, Hello, Loss, Welcome
 from cvmprobe.model.endpoint import Endpoint, EndpointTarget, Role
@@ -27,13 +29,6 @@ TOKENS = {
     "token-of-b": {"name": "b", "access": "agent", "node": "b"},
     "token-of-a-person": {"name": "somebody", "access": "runner"},
 }
-
-
-async def until(condition, within_s=20):
-    """Wait on a condition, with a bound."""
-    async with asyncio.timeout(within_s):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 class Collector:

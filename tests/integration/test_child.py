@@ -4,6 +4,7 @@ import asyncio
 import textwrap
 
 import pytest
+from tests.integration.waiting import until
 
 from cvmprobe.cli.local.child import Child
 
@@ -52,10 +53,7 @@ async def test_a_child_ends_when_its_stdin_closes(start):
 
 async def test_a_deaf_child_is_killed(start, tmp_path):
     child = await start(DEAF)
-    for _ in range(1_000):
-        if (tmp_path / "deaf").exists():
-            break
-        await asyncio.sleep(0.01)
+    await until((tmp_path / "deaf").exists)
     await child.end(0.1)
     assert child.process.returncode == -9
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from tests.integration.api_server import ApiServer
-from tests.integration.wire_fakes import MemoryCluster, MemoryNode, World, a_window, until
+from tests.integration.waiting import until
+from tests.integration.wire_fakes import MemoryCluster, MemoryNode, World, a_window
 
 import cvmprobe
 from cvmprobe.model.endpoint import Endpoint, Role
@@ -277,11 +278,12 @@ async def test_a_watch_outlives_its_token(collector, laptop, tokens, api):
     process = await laptop.type("watch -o json")
     await until(lambda: collector.windows.watched, WITHIN_S)
     seen, number = [], 0
-    while api.tokens < 3:
-        number += 1
-        collector.cut(number)
-        seen += await shown(process, 1)
-        await asyncio.sleep(0.05)
+    async with asyncio.timeout(WITHIN_S):
+        while api.tokens < 3:
+            number += 1
+            collector.cut(number)
+            seen += await shown(process, 1)
+            await asyncio.sleep(0.05)
     assert seen == list(range(1, number + 1))
     assert "nothing is missing" in await line_of(process.stderr, "watching again")
 

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from tests.integration.cluster_server import NAMESPACE, ClusterServer, node, pod
+from tests.integration.waiting import until
 
 from cvmprobe.cluster import mirror
 from cvmprobe.cluster.api import api_server
@@ -34,12 +35,6 @@ async def viewing():
     async with api_server() as api, ClusterView(api, NAMESPACE, changed.set) as view:
         await until(lambda: view.synced)
         yield view
-
-
-async def until(condition, within_s=20):
-    async with asyncio.timeout(within_s):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 def names(view):

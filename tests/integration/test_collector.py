@@ -5,7 +5,8 @@ import random
 from collections import Counter
 
 import pytest
-from tests.integration.collector_process import NOW_MS, Agent, Collector, collector, hold, until
+from tests.integration.collector_process import NOW_MS, Agent, Collector, collector, hold
+from tests.integration.waiting import until
 
 from cvmprobe.errors import RefusedError, UsageError
 from cvmprobe.model.assignment import Side
@@ -72,10 +73,11 @@ async def test_kills_of_the_collector_lose_nothing_acked_and_store_nothing_twice
             await agent.attached()
             acked_before = agent.acked
             goal = acked_before + chance.randint(5, 30)
-            while agent.acked < goal:
-                end += 1
-                agent.add(agent.window(end))
-                await asyncio.sleep(0.002)
+            async with asyncio.timeout(20):
+                while agent.acked < goal:
+                    end += 1
+                    agent.add(agent.window(end))
+                    await asyncio.sleep(0.002)
             claimed = agent.acked
             await served.kill()
             (served.state / "export-cut-off").mkdir()

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 from tests.integration.cluster_server import CLUSTER, ClusterServer, node, pod, token
-from tests.integration.collector_process import Agent, Collector, ending, until
+from tests.integration.collector_process import Agent, Collector, ending
+from tests.integration.waiting import until
 
 from cvmprobe.errors import DeniedError, UnreachableError
 from cvmprobe.model.endpoint import Path, PeerAddress, Role, VolumeTarget

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 from tests.integration.proxy import Proxy
+from tests.integration.waiting import until
 from tests.integration.wire_fakes import (
     MemoryCollector,
     MemoryOutbox,
@@ -15,7 +16,6 @@ from tests.integration.wire_fakes import (
     impatient,
     nothing_is_left,
     running,
-    until,
     world,
 )
 

@@ -4,6 +4,7 @@ import asyncio
 
 import grpc
 import pytest
+from tests.integration.waiting import until
 from tests.integration.wire_fakes import (
     MemoryCollector,
     MemoryOutbox,
@@ -14,7 +15,6 @@ from tests.integration.wire_fakes import (
     impatient,
     nothing_is_left,
     running,
-    until,
     world,
 )
 

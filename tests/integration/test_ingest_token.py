@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from tests.integration.waiting import until
 from tests.integration.wire_fakes import (
     MemoryCollector,
     MemoryOutbox,
@@ -11,7 +12,6 @@ from tests.integration.wire_fakes import (
     impatient,
     nothing_is_left,
     running,
-    until,
     world,
 )
 

@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
-from tests.integration.wire_fakes import MemoryCollector, until, world
+from tests.integration.waiting import until
+from tests.integration.wire_fakes import MemoryCollector, world
 
 from cvmprobe.model.assignment import Admission, Lease, LeaseReport, LeaseState, LightProbe, Plan, Revoke, Side
 from cvmprobe.model.delivery import Batch, Bye, Loss, Welcome

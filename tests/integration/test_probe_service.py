@@ -9,6 +9,7 @@ import grpc
 import pytest
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tests.integration.proxy import Proxy
+from tests.integration.waiting import until
 from tests.integration.wire_fakes import (
     MemoryCluster,
     MemoryCollector,
@@ -17,7 +18,6 @@ from tests.integration.wire_fakes import (
     a_window,
     client,
     nothing_is_left,
-    until,
     world,
 )
 

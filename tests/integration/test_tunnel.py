@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 from tests.integration.api_server import CREDENTIAL, ApiServer
-from tests.integration.wire_fakes import until
+from tests.integration.waiting import until
 
 from cvmprobe.cluster import tunnel
 from cvmprobe.cluster.kubeconfig import Kubeconfig

@@ -1,11 +1,11 @@
 """A collector and an agent in memory, behind the real wire: what the tests of both services stand on."""
 
 import asyncio
-import time
 import uuid
 from contextlib import asynccontextmanager
 
 import pytest
+from tests.integration.waiting import until
 
 from cvmprobe.errors import UsageError
 from cvmprobe.model.assignment import LeaseReport, LeaseState, Side
@@ -34,14 +34,6 @@ TOKENS = {
     "expired": Principal("was a viewer", Access.VIEWER, expires_unix_ms=1),
     "expired-agent": Principal("was agent a", Access.AGENT, node="a", expires_unix_ms=1),
 }
-
-
-async def until(condition, bound_s=20.0):
-    """Wait until ``condition()`` holds; fails when it does not within the bound."""
-    end = time.monotonic() + bound_s
-    while not condition():
-        assert time.monotonic() < end, "the condition did not come true in time"
-        await asyncio.sleep(0.005)
 
 
 class World:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cvmprobe.analysis.bootstrap import contrast, holm
+from cvmprobe.analysis.bootstrap import MOST, contrast, holm
 
 TRIALS = 150
 DRAWS = 599
@@ -98,6 +98,20 @@ def test_an_interval_beyond_all_numbers_is_infinite():
     before = [1 + place * 1e-10 for place in range(5)]
     one = contrast(before, [16.0, 1.0, 1.0, 16.0, 1.0], 199)
     assert one.low < one.ratio < one.high == math.inf
+
+
+def test_planned_repeats_tell():
+    """With as many repeats as were said to tell a difference of 6 % at this spread, most trials tell it."""
+    pilot = contrast([95, 98, 100, 102, 105], [101, 104, 106, 108, 111], DRAWS)
+    needed = pilot.repeats_to_tell(EFFECT, 1)
+    assert 5 < needed < 20
+    found = [one.p_beyond(EFFECT) <= 0.05 for one in trials(pilot.ratio, spread=0.037, repeats=needed)]
+    assert sum(found) / TRIALS > 0.4  # planned at the margin: half of them
+    assert pilot.repeats_to_tell(EFFECT, 50) > needed
+
+
+def test_what_lies_on_the_border_needs_more_repeats_than_anybody_waits_for():
+    assert contrast([98, 99, 100, 101, 102], [100, 101, 102, 103, 104]).repeats_to_tell(EFFECT, 1) == MOST + 1
 
 
 def test_holm():

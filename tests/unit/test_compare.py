@@ -1,6 +1,7 @@
 """From windows to verdicts: what is pooled, what is refused, and what is said when there is too little."""
 
 import random
+import re
 from dataclasses import replace
 
 import pytest
@@ -148,6 +149,38 @@ def test_too_few_repeats_decide_nothing(repeats):
     assert row.reason.startswith(f"{repeats} repeat")
     assert row.contrast is None
     assert row.partial
+
+
+def test_what_is_undecided_says_how_many_repeats_would_tell():
+    row = judged(side(streams(100, seed=1)), side(streams(102.2, seed=2)))
+    assert row.verdict is Verdict.UNDECIDED
+    needed = int(re.fullmatch(r"about (\d+) repeats a side would tell", row.reason)[1])
+    decided = judged(side(streams(100, seed=1, repeats=2 * needed)), side(streams(102.2, seed=2, repeats=2 * needed)))
+    assert decided.verdict is Verdict.BETTER
+
+
+@pytest.mark.parametrize("lost", [{"counters": {"receiver_bytes": 0}}, {"flags": frozenset({Flag.CUT})}, None])
+def test_repeats_that_came_to_nothing_are_in_no_mean_but_told(lost):
+    """Without this a path that breaks down now and then looks as good as one that does not."""
+    good = streams(100, seed=1, repeats=7)
+    broken = [one if one.instance.repeat > 2 else replace(one, **(lost or {})) for one in good]
+    left = broken if lost else [one for one in broken if one.instance.repeat > 2]
+    row = judged(side(good), Side(series(left, [run_of(good)]), HERE))
+    assert (row.verdict, row.repeats) == (Verdict.SAME, (7, 5))
+    assert row.reason == "2 of 7 repeats of B lack it"
+    assert row.partial
+
+
+def test_a_measurement_that_failed_on_both_sides_is_named():
+    failed = Side(series([], [run_of(streams(100, seed=1))]), HERE)
+    row = judged(failed, failed)
+    assert (row.verdict, row.reason, row.partial) == (Verdict.NOT_COMPARABLE, "neither side has a figure", True)
+
+
+def test_fewer_pairs_are_not_compared_with_more():
+    both = streams(100, seed=1, pair=(A, B)) + streams(400, seed=2, pair=(B, A))
+    row = judged(side(both), side(streams(400, seed=3)))
+    assert (row.verdict, row.reason) == (Verdict.NOT_COMPARABLE, "pairs 2 against 1")
 
 
 def test_windows_are_no_repeats():

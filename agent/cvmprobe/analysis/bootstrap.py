@@ -18,10 +18,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, variance
 
-__all__ = ["DRAWS", "LEVEL", "Contrast", "contrast", "holm"]
+from cvmprobe.analysis.student import student_t
+
+__all__ = ["DRAWS", "LEVEL", "MOST", "Contrast", "contrast", "holm"]
 
 DRAWS = 4_999
 LEVEL = 0.95
+MOST = 100  # repeats a side that anybody waits for
 _LARGEST = math.log(sys.float_info.max)
 _SEED = 20_240_229  # the same data give the same answer, whoever asks
 
@@ -35,6 +38,7 @@ class Contrast:
     high: float
     _difference: float
     _error: float
+    _spread: float  # the error with n repeats a side is this by the root of n
     _draws: tuple[float, ...]  # ascending
 
     def p_beyond(self, effect: float) -> float:
@@ -55,6 +59,20 @@ class Contrast:
         """Whether the whole interval lies within [1 / (1 + effect), 1 + effect]."""
         return 1 / (1 + effect) < self.low and self.high < 1 + effect
 
+    def repeats_to_tell(self, effect: float, questions: int) -> int:
+        """Return about how many repeats a side tell whether the ratio is within the effect, or beyond it.
+
+        Planned as if difference and spread were truly as seen, by Student's t; what is beyond the effect has to be so
+        at 5 % over all ``questions`` together. MOST + 1 stands for any more.
+        """
+        effect_log, size = math.log1p(effect), abs(self._difference)
+        level = 1 - (1 - LEVEL) / (questions if size > effect_log else 1)
+        margin = abs(size - effect_log)
+        needed = 2
+        while needed <= MOST and student_t(2 * needed - 2, level) * self._spread > margin * math.sqrt(needed):
+            needed += 1
+        return needed
+
 
 def contrast(before: Sequence[float], after: Sequence[float], draws: int = DRAWS) -> Contrast:
     """Hold ``after`` against ``before``: one positive value for each repeat, at least two a side."""
@@ -72,6 +90,7 @@ def contrast(before: Sequence[float], after: Sequence[float], draws: int = DRAWS
         high=_ratio(difference - (low_t * error if error else 0.0)),
         _difference=difference,
         _error=error,
+        _spread=math.sqrt(variance(a) + variance(b)),
         _draws=tuple(ts),
     )
 

@@ -3,7 +3,7 @@
 better, worse    the ratio is beyond the minimum effect, at 5 % over all metrics together (Holm)
 same             its whole 95 % interval is within the minimum effect
 not comparable   measured by other means (engine, kernel, size, parameters), or missing on a side
-undecided        anything else, and always below MIN_REPEATS repeats a side
+undecided        anything else, and always below MIN_REPEATS repeats a side; says how many repeats would tell
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from statistics import geometric_mean
 
-from cvmprobe.analysis.bootstrap import LEVEL, Contrast, contrast, holm
+from cvmprobe.analysis.bootstrap import LEVEL, MOST, Contrast, contrast, holm
 from cvmprobe.analysis.repeats import Kind, Quantity, Series
 
 __all__ = ["MIN_REPEATS", "UNSOUND_SHARE", "Comparison", "Side", "Verdict", "compare"]
@@ -52,11 +52,12 @@ class Comparison:
     contrast: Contrast | None = None
     p: float | None = None  # of an effect beyond the minimum, after Holm
     unsound: bool = False  # too many windows of a side were spoiled
+    incomplete: bool = False  # a repeat failed or came to 0, and so is in no mean
 
     @property
     def partial(self) -> bool:
         """Whether the data were not what a verdict needs."""
-        return self.unsound or self.contrast is None
+        return self.unsound or self.incomplete or self.contrast is None
 
     @property
     def loss(self) -> float:
@@ -77,7 +78,7 @@ def compare(a: Side, b: Side, *, min_effect: float, force: bool = False) -> tupl
     tested = {place: row.contrast for place, row in enumerate(rows) if row.contrast is not None}
     adjusted = holm([found.p_beyond(min_effect) for found in tested.values()])
     for (place, found), p in zip(tested.items(), adjusted, strict=True):
-        rows[place] = _judged(rows[place], found, p, min_effect)
+        rows[place] = _judged(rows[place], found, p, min_effect, len(tested))
     return tuple(rows)
 
 
@@ -101,32 +102,41 @@ def _of_quantity(
     kind: Kind, quantity: Quantity, a: Series, b: Series, reasons: Sequence[str], *, force: bool
 ) -> Comparison:
     before, after = a.values.get(quantity, []), b.values.get(quantity, [])
+    lacking = [*_lacking("A", a.repeats, len(before)), *_lacking("B", b.repeats, len(after))]
     row = Comparison(
         kind,
         quantity,
         Verdict.NOT_COMPARABLE,
-        "; ".join(reasons),
+        "; ".join([*reasons, *lacking]),
         before=geometric_mean(before) if before else None,
         after=geometric_mean(after) if after else None,
         repeats=(len(before), len(after)),
+        incomplete=bool(lacking) and not quantity.quantile,
     )
-    if reasons and not force:
-        return row
     if not before or not after:
         return replace(row, reason=f"only {'A' if before else 'B'} has a figure above 0")
+    if reasons and not force:
+        return row
     fewest = min(len(before), len(after))
     if fewest < MIN_REPEATS:
         few = f"{fewest} repeat{'s' if fewest > 1 else ''} a side, of at least {MIN_REPEATS}"
-        return replace(row, verdict=Verdict.UNDECIDED, reason="; ".join([few, *reasons]))
+        return replace(row, verdict=Verdict.UNDECIDED, reason="; ".join([few, *reasons, *lacking]))
     return replace(row, contrast=contrast(before, after))
 
 
-def _judged(row: Comparison, found: Contrast, p: float, min_effect: float) -> Comparison:
+def _judged(row: Comparison, found: Contrast, p: float, min_effect: float, questions: int) -> Comparison:
     if p <= 1 - LEVEL:
-        verdict = Verdict.WORSE if row.loss > 0 else Verdict.BETTER
-    else:
-        verdict = Verdict.SAME if found.within(min_effect) else Verdict.UNDECIDED
-    return replace(row, verdict=verdict, p=p)
+        return replace(row, verdict=Verdict.WORSE if row.loss > 0 else Verdict.BETTER, p=p)
+    if found.within(min_effect):
+        return replace(row, verdict=Verdict.SAME, p=p)
+    needed = max(found.repeats_to_tell(min_effect, questions), min(row.repeats) + 1)
+    told = f"{f'about {needed}' if needed <= MOST else f'over {MOST}'} repeats a side would tell"
+    return replace(row, verdict=Verdict.UNDECIDED, p=p, reason="; ".join(filter(None, [told, row.reason])))
+
+
+def _lacking(side: str, begun: int, found: int) -> list[str]:
+    """Say how many repeats of a side are in no mean: without them it looks better than it was."""
+    return [f"{begun - found} of {begun} repeats of {side} lack it"] if begun > found else []
 
 
 def _unlike(a: Mapping[str, str], b: Mapping[str, str]) -> list[str]:

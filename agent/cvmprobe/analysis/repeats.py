@@ -9,7 +9,7 @@ from statistics import geometric_mean
 from cvmprobe.analysis.summary import summarize
 from cvmprobe.model.query import Summary
 from cvmprobe.model.run import LeaseRecord, Run
-from cvmprobe.model.window import Direction, Probe, Window
+from cvmprobe.model.window import Direction, Instance, Probe, Window
 
 __all__ = ["Kind", "Quantity", "Series", "series"]
 
@@ -74,6 +74,11 @@ class Quantity:
     point: str  # rate, mean, a quantile as p99, or ``kept``: the share that was not lost
     up: bool
 
+    @property
+    def quantile(self) -> bool:
+        """Whether a repeat needs many operations to carry it."""
+        return self.point.startswith("p")
+
     def __str__(self) -> str:
         return f"{self.metric} {self.point}"
 
@@ -87,6 +92,7 @@ class Series:
 
     values: dict[Quantity, list[float]] = field(default_factory=dict)
     conditions: dict[str, str] = field(default_factory=dict)
+    repeats: int = 0  # that were begun: also those that failed, and those whose figure is 0
     windows: int = 0
     left_out: int = 0
 
@@ -108,8 +114,7 @@ class _Repeat:
 
     @property
     def kind(self) -> Kind:
-        one = self.summaries[0]
-        return Kind(one.probe, self.step, str(one.path or one.target), one.direction)
+        return _kind(self.step, self.summaries[0])
 
     @property
     def place(self) -> tuple[Kind, str, int]:
@@ -125,7 +130,24 @@ def series(windows: Iterable[Window], runs: Iterable[Run]) -> dict[Kind, Series]
         executions[window.instance.assignment_id].append(window)
     repeats = [_repeat(key, own, leases) for key, own in executions.items()]
     kept = sorted((one for one in repeats if one.summaries), key=lambda one: one.place)
-    return {kind: _series(list(group)) for kind, group in groupby(kept, key=lambda one: one.kind)}
+    found = defaultdict(Series, {kind: _series(list(group)) for kind, group in groupby(kept, key=lambda one: one.kind)})
+    for kind, begun in _begun(kept, leases.values()).items():
+        found[kind].repeats = len(begun)
+    return dict(found)
+
+
+def _kind(step: str, of: Instance | Summary) -> Kind:
+    return Kind(of.probe, step, str(of.path or of.target), of.direction)
+
+
+def _begun(repeats: Iterable[_Repeat], leases: Iterable[tuple[str, LeaseRecord]]) -> dict[Kind, set[tuple[str, int]]]:
+    """Return which repeats of each kind were begun, also those that left no window."""
+    begun: defaultdict[Kind, set[tuple[str, int]]] = defaultdict(set)
+    for one in repeats:
+        begun[one.kind].add((one.run, one.number))
+    for run, record in leases:
+        begun[_kind(record.step, record.instance)].add((run, record.instance.repeat))
+    return begun
 
 
 def _repeat(assignment: str, windows: list[Window], leases: Mapping[str, tuple[str, LeaseRecord]]) -> _Repeat:
@@ -138,14 +160,18 @@ def _repeat(assignment: str, windows: list[Window], leases: Mapping[str, tuple[s
 def _series(repeats: list[_Repeat]) -> Series:
     whole = Series()
     found: defaultdict[Quantity, list[list[float]]] = defaultdict(list)
+    places = 0
     for _, group in groupby(repeats, key=lambda one: one.place):
         pairs: defaultdict[Quantity, list[float]] = defaultdict(list)
-        for one in group:
+        executions = list(group)
+        places = max(places, len(executions))
+        for one in executions:
             _describe(whole, one)
             for quantity, value in _values(one.summaries).items():
                 pairs[quantity].append(value)
         for quantity, values in pairs.items():
             found[quantity].append(values)
+    whole.conditions["nodes" if repeats[0].summaries[0].path is None else "pairs"] = str(places)
     for quantity, each in found.items():
         pair_count = max(map(len, each))
         values = [geometric_mean(one) for one in each if len(one) == pair_count and min(one) > 0]

@@ -113,11 +113,18 @@ def test_a_table_for_people_and_one_for_a_pull_request(snapshot, capsys):
     ("arguments", "message"),
     [
         (["no.snapshot.zip", "other.zip"], "no.snapshot.zip: there is no such file"),
+        (["GOOD", "afile"], "afile: there is no such file, nor a collector that may have"),
+        (["/", "GOOD"], "/ is a directory: give a snapshot file"),
+        (["GOOD", "/dev/null"], "snapshot /dev/null: cannot be read"),
         (["GOOD", "GOOD", "--fail-over", "much"], "'much' is no share"),
         (["GOOD", "GOOD", "--min-effect", "-1%"], "'-1%' is no share"),
     ],
 )
-def test_wrong_usage_is_one_line(snapshot, capsys, arguments, message):
+def test_wrong_usage_is_one_line(snapshot, capsys, arguments, message, monkeypatch, tmp_path):
+    """What cannot be read, too: 1 would tell a pipeline of a regression."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "nothing"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("KUBECONFIG", raising=False)
     good = snapshot(2.0)
     assert main(["compare", *(good if one == "GOOD" else one for one in arguments)]) == 2
     captured = capsys.readouterr()

@@ -14,7 +14,7 @@ from cvmprobe.cli.comparison import Judgement, markdown, record, table
 from cvmprobe.cli.export import export
 from cvmprobe.cli.find import Where, find, located
 from cvmprobe.cli.output import Format, show
-from cvmprobe.errors import PartialError, UsageError
+from cvmprobe.errors import PartialError, ProbeError, UsageError
 from cvmprobe.model.query import SnapshotFormat, TimeRange
 from cvmprobe.store.manifest import Manifest
 from cvmprobe.wire.identity import Access
@@ -35,7 +35,8 @@ Look at a change; or let a pipeline fail where something became worse by over 5 
 
     cvmprobe compare before.snapshot.zip after.snapshot.zip --fail-over 5% -o markdown
 
-Exit codes: 0 no regression, 1 regression, 2 wrong usage, 3 some of it cannot be compared.
+Exit codes: 0 no regression, 1 regression, 2 wrong usage or a side that cannot be read, 3 some of it cannot
+be compared.
 """
 
 _REGRESSION: Final = 1
@@ -76,7 +77,7 @@ def compare_runs(
 ) -> None:
     """Compare two runs."""
     effect, limit = _share(min_effect), _share(fail_over)
-    rows = compare(_side(a, where), _side(b, where), min_effect=effect, force=force)
+    rows = compare(_readable(a, where), _readable(b, where), min_effect=effect, force=force)
     judgement = Judgement(a, b, effect, limit, rows)
     if form is Report.MARKDOWN:
         typer.echo(markdown(judgement))
@@ -91,13 +92,28 @@ def _exit_code(rows: Sequence[Comparison], limit: float) -> int:
     return PartialError.exit_code if not rows or any(row.partial for row in rows) else 0
 
 
+def _readable(name: str, where: Where) -> Side:
+    """Read a side. Raises UsageError whatever the hindrance: a gate in CI takes 1 for a regression."""
+    try:
+        return _side(name, where)
+    except UsageError:
+        raise
+    except (ProbeError, OSError) as error:
+        raise UsageError(str(error)) from error
+
+
 def _side(name: str, where: Where) -> Side:
     """Read a side from a file, or else ask a collector for the run of that id."""
-    if Path(name).is_file():
+    if Path(name).is_dir():
+        raise UsageError(f"{name} is a directory: give a snapshot file, such as {name.rstrip('/')}/NAME.snapshot.zip")
+    if Path(name).exists():
         return _read(Path(name))
     if not name.isalnum():  # a run's id has neither dot nor slash
         raise UsageError(f"{name}: there is no such file")
-    way = find(where, Access.VIEWER)
+    try:
+        way = find(where, Access.VIEWER)
+    except ProbeError as error:
+        raise UsageError(f"{name}: there is no such file, nor a collector that may have such a run: {error}") from None
     with tempfile.TemporaryDirectory(prefix="cvmprobe-") as folder:
         path = Path(folder) / "run.snapshot.zip"
 

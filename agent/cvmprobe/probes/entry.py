@@ -2,22 +2,18 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, TypeVar
+from typing import TypeVar
 
 import msgspec
-from msgspec import Meta
 
 from cvmprobe.errors import UsageError
 from cvmprobe.model.run import Cost
 from cvmprobe.model.window import Probe
 from cvmprobe.probes.execution import Execution, Setup
 
-__all__ = ["BESIDE", "Entry", "Metric", "Placement", "read_parameters"]
+__all__ = ["BESIDE", "Entry", "Metric", "read_parameters"]
 
 P = TypeVar("P", bound=msgspec.Struct)
-Placement = Annotated[
-    str, Meta(description="CPUs of the initiator's threads: inherit, same, split, or a list such as 0,2-3")
-]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,10 @@ from cvmprobe.errors import UsageError
 from cvmprobe.model.run import Cost
 from cvmprobe.model.session import Session
 from cvmprobe.model.window import Direction, Phase, Probe, Window
-from cvmprobe.probes.entry import Entry, Metric, Placement, read_parameters
+from cvmprobe.probes.entry import Entry, Metric, read_parameters
 from cvmprobe.probes.execution import Completed, Execution, Setup
 from cvmprobe.probes.loaded_engine import LoadedEngine
+from cvmprobe.probes.parameters import Placement, RequestBytes, ResponseBytes
 from cvmprobe.probes.parts import part_session
 from cvmprobe.probes.runner import Runner
 from cvmprobe.probes.session import cut, join_bins, read_session
@@ -36,8 +37,8 @@ class LoadedRrParameters(msgspec.Struct, frozen=True, kw_only=True):
         Literal["block", "epoll", "spin"],
         Meta(description="of the round trips: how an answer is awaited"),
     ] = "block"
-    request_bytes: Annotated[int, Meta(ge=1, le=1 << 20, description="size of a request")] = 1
-    response_bytes: Annotated[int, Meta(ge=1, le=1 << 20, description="size of a response")] = 1
+    request_bytes: RequestBytes = 1
+    response_bytes: ResponseBytes = 1
     placement: Placement = "inherit"
     streams: Annotated[int, Meta(ge=1, le=32, description="connections of the load, each way")] = 1
     message_bytes: Annotated[int, Meta(ge=1, le=1 << 20, description="bytes given to one send call of the load")] = (

@@ -10,9 +10,19 @@ from cvmprobe.model.window import Direction, Flag, Window
 from cvmprobe.probes.entry import Metric
 from cvmprobe.probes.execution import Setup
 
-__all__ = ["SILENCE", "cut", "join_bins", "read_session"]
+__all__ = ["OWN_CPU", "ROUND_TRIPS", "SILENCE", "cut", "join_bins", "read_session"]
 
 
+ROUND_TRIPS = (
+    Metric("latency_ns", "ns", "full round trip; paced: from the intended start, waiting included", headline=True),
+    Metric("transactions", "transactions", "requests that were answered", headline=True),
+    Metric("service_ns", "ns", "full round trip from the moment the request was sent (paced only)"),
+    Metric("late_operations", "transactions", "started over 1 ms late (paced only)"),
+)
+OWN_CPU = (
+    Metric("cpu_ns", "ns", "CPU time of the engine's threads"),
+    Metric("run_delay_ns", "ns", "how long the engine's threads were ready and had no CPU"),
+)
 SILENCE = (
     Metric("no_ack_ns", "ns", "over half a second that nothing under way was acknowledged, over all connections"),
     Metric("unanswered_ns", "ns", "over half a second that all was acknowledged, but no answer or no room came"),

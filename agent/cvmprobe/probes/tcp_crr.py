@@ -1,27 +1,26 @@
 """The tcp_crr probe: what a request costs when each has a TCP connection of its own."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from msgspec import Meta
 
 from cvmprobe.errors import UsageError
 from cvmprobe.model.run import Cost
-from cvmprobe.model.session import Session
-from cvmprobe.model.window import Probe, Window
-from cvmprobe.probes.entry import Entry, Metric, Placement, read_parameters
+from cvmprobe.model.window import Probe
+from cvmprobe.probes.entry import Entry, Metric, read_parameters
 from cvmprobe.probes.execution import Completed, Execution, Setup
-from cvmprobe.probes.session import cut, read_session
+from cvmprobe.probes.parameters import Arrival, OmitMs, Placement, transaction_options
+from cvmprobe.probes.peer_face import Drained, PeerFace, cost_of
+from cvmprobe.probes.session import OWN_CPU, cut, read_session
 
 if TYPE_CHECKING:  # the catalog is readable where no engine is built
-    from cvmprobe.native.engine import Engine
     from cvmprobe.native.tcp_crr import TcpCrr
 
 __all__ = ["ENTRY", "TcpCrrParameters"]
 
 _CONNECTIONS_PER_S = 100_000  # more than this is not expected, and not allowed
-_SETTLE_S = 4  # 2 s for the hello, 2 s for the drain
 
 
 class TcpCrrParameters(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,74 +33,36 @@ class TcpCrrParameters(msgspec.Struct, frozen=True, kw_only=True):
     rate_per_s: Annotated[
         float, Meta(ge=0, le=100_000, description="connections a second; 0: each starts when the last has ended")
     ] = 0.0
-    arrival: Annotated[
-        Literal["constant", "poisson"], Meta(description="how the starts are spread where there is a rate")
-    ] = "constant"
+    arrival: Arrival = "constant"
     placement: Placement = "inherit"
-    omit_ms: Annotated[int, Meta(ge=0, description="warm-up, left out of the headline; whole intervals")] = 0
-
-
-class _CrrFace:
-    """Dials the session and opens the connections."""
-
-    def __init__(self, setup: Setup, session: Session, parameters: TcpCrrParameters) -> None:
-        self._setup = setup
-        self._session = session
-        self._parameters = parameters
-        self._engine: TcpCrr | None = None
-
-    @property
-    def omit_ms(self) -> int:
-        return self._parameters.omit_ms
-
-    @property
-    def operations(self) -> Sequence[str]:
-        return ("transactions",) if self._parameters.rate_per_s else ()
-
-    def open(self, stopping: Callable[[], bool]) -> "Engine":
-        from cvmprobe.native.tcp_crr import TcpCrr
-
-        engine = self._engine = TcpCrr(
-            self._session,
-            duration_ms=self._setup.duration_ms,
-            request_bytes=self._parameters.request_bytes,
-            response_bytes=self._parameters.response_bytes,
-            rate_per_s=self._parameters.rate_per_s,
-            poisson=self._parameters.arrival == "poisson",
-            raw_samples=self._setup.raw_samples,
-            placement=self._parameters.placement,
-            giving_up=stopping,
-        )
-        engine.arm()
-        return engine
-
-    def complete(self, windows: tuple[Window, ...], totals: Mapping[str, int]) -> Completed:
-        results = None if self._engine is None else self._engine.results
-        if results is None:
-            return Completed(cut(windows), totals)
-        totals = {**totals, "receiver_transactions": results["operations"]}
-        equal = totals["transactions"] == totals["receiver_transactions"]
-        return Completed(windows if equal else cut(windows), totals)
-
-    def close(self) -> None:
-        self._engine = None
+    omit_ms: OmitMs = 0
 
 
 def _prepare(setup: Setup) -> Execution:
-    parameters = read_parameters(TcpCrrParameters, Probe.TCP_CRR, setup.instance.parameters)
-    session = read_session(setup)
+    asked = read_parameters(TcpCrrParameters, Probe.TCP_CRR, setup.instance.parameters)
+    session, options = read_session(setup), transaction_options(setup, asked)
     if session.peer.dials:
         raise UsageError(
             "tcp_crr: behind a Service each connection may reach another endpoint: ask for tcp_rr, or another path"
         )
-    return Execution(setup, _CrrFace(setup, session, parameters))
+
+    def make(giving_up: Callable[[], bool]) -> "TcpCrr":
+        from cvmprobe.native.tcp_crr import TcpCrr
+
+        return TcpCrr(session, giving_up=giving_up, **options)
+
+    return Execution(setup, PeerFace(make, _join, omit_ms=asked.omit_ms, paced=asked.rate_per_s > 0))
+
+
+def _join(end: "Drained[TcpCrr]") -> Completed:
+    answered = end.results["operations"]
+    equal = end.totals["transactions"] == answered
+    return Completed(end.windows if equal else cut(end.windows), {**end.totals, "receiver_transactions": answered})
 
 
 def _cost(parameters: Mapping[str, str], duration_ms: int) -> Cost:
     read = read_parameters(TcpCrrParameters, Probe.TCP_CRR, parameters)
-    seconds = duration_ms / 1_000
-    transactions = seconds * (read.rate_per_s or _CONNECTIONS_PER_S)
-    return Cost(seconds + _SETTLE_S, int(transactions * (read.request_bytes + read.response_bytes)), 0)
+    return cost_of(duration_ms, (read.rate_per_s or _CONNECTIONS_PER_S) * (read.request_bytes + read.response_bytes))
 
 
 ENTRY = Entry(
@@ -118,8 +79,7 @@ ENTRY = Entry(
         Metric("syn_retransmits", "segments", "SYNs that were sent again"),
         Metric("ports_short", "transactions", "not started since ports ran short; it ended with that"),
         Metric("receiver_transactions", "transactions", "requests that the responder answered (total only)"),
-        Metric("cpu_ns", "ns", "CPU time of the engine's threads"),
-        Metric("run_delay_ns", "ns", "how long the engine's threads were ready and had no CPU"),
+        *OWN_CPU,
     ),
     parameters=TcpCrrParameters,
     prepare=_prepare,

@@ -1,141 +1,94 @@
 """The tcp_rr probe: how long a request takes to a peer and back, the full round trip."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from msgspec import Meta
 
 from cvmprobe.model.run import Cost
-from cvmprobe.model.session import Session
-from cvmprobe.model.window import Probe, Window
-from cvmprobe.probes.entry import Entry, Metric, Placement, read_parameters
+from cvmprobe.model.window import Probe
+from cvmprobe.probes.entry import Entry, Metric, read_parameters
 from cvmprobe.probes.execution import Completed, Execution, Setup
 from cvmprobe.probes.little import judge_in_flight
-from cvmprobe.probes.session import SILENCE, cut, read_session
+from cvmprobe.probes.parameters import (
+    Arrival,
+    KernelStamps,
+    OmitMs,
+    Placement,
+    RequestBytes,
+    ResponseBytes,
+    TransactionRate,
+    Wait,
+    transaction_options,
+)
+from cvmprobe.probes.peer_face import Drained, PeerFace, cost_of
+from cvmprobe.probes.session import OWN_CPU, ROUND_TRIPS, SILENCE, cut, read_session
 
 if TYPE_CHECKING:  # the catalog is readable where no engine is built
-    from cvmprobe.native.engine import Engine
     from cvmprobe.native.tcp_rr import TcpRr
 
 __all__ = ["ENTRY", "TcpRrParameters"]
 
 _TRANSACTIONS_PER_S = 1_000_000  # more than this is not expected, and not allowed
-_SETTLE_S = 4  # 2 s for the hello, 2 s for the drain
 
 
 class TcpRrParameters(msgspec.Struct, frozen=True, kw_only=True):
     """What can be asked of the tcp_rr probe."""
 
-    wait: Annotated[
-        Literal["block", "epoll", "spin"],
-        Meta(
-            description="at both ends: sleep in recv of one connection, in epoll_wait of all, or ask without sleeping"
-        ),
-    ] = "block"
+    wait: Wait = "block"
     connections: Annotated[int, Meta(ge=1, le=1024, description="TCP connections; more than 1 with epoll or spin")] = 1
     depth: Annotated[
         int, Meta(ge=1, le=256, description="requests under way on each connection, answered in order")
     ] = 1
-    request_bytes: Annotated[int, Meta(ge=1, le=1 << 20, description="size of a request")] = 1
-    response_bytes: Annotated[int, Meta(ge=1, le=1 << 20, description="size of a response")] = 1
-    rate_per_s: Annotated[
-        float,
-        Meta(
-            ge=0, le=1_000_000, description="transactions a second over all connections; 0: each starts when one ended"
-        ),
-    ] = 0.0
-    arrival: Annotated[
-        Literal["constant", "poisson"], Meta(description="how the starts are spread where there is a rate")
-    ] = "constant"
-    kernel_stamps: Annotated[
-        bool, Meta(description="split the wake-up from the round trip by the kernel's own receive time stamps")
-    ] = False
+    request_bytes: RequestBytes = 1
+    response_bytes: ResponseBytes = 1
+    rate_per_s: TransactionRate = 0.0
+    arrival: Arrival = "constant"
+    kernel_stamps: KernelStamps = False
     placement: Placement = "inherit"
-    omit_ms: Annotated[int, Meta(ge=0, description="warm-up, left out of the headline; whole intervals")] = 0
-
-
-class _RrFace:
-    """Dials the session and runs the transactions."""
-
-    def __init__(self, setup: Setup, session: Session, parameters: TcpRrParameters) -> None:
-        self._setup = setup
-        self._session = session
-        self._parameters = parameters
-        self._engine: TcpRr | None = None
-
-    @property
-    def omit_ms(self) -> int:
-        return self._parameters.omit_ms
-
-    @property
-    def operations(self) -> Sequence[str]:
-        return ("transactions",) if self._parameters.rate_per_s else ()
-
-    def open(self, stopping: Callable[[], bool]) -> "Engine":
-        from cvmprobe.native.tcp_rr import TcpRr
-
-        engine = self._engine = TcpRr(
-            self._session,
-            duration_ms=self._setup.duration_ms,
-            request_bytes=self._parameters.request_bytes,
-            response_bytes=self._parameters.response_bytes,
-            wait=self._parameters.wait,
-            connections=self._parameters.connections,
-            depth=self._parameters.depth,
-            rate_per_s=self._parameters.rate_per_s,
-            poisson=self._parameters.arrival == "poisson",
-            kernel_stamps=self._parameters.kernel_stamps,
-            raw_samples=self._setup.raw_samples,
-            placement=self._parameters.placement,
-            giving_up=stopping,
-        )
-        engine.arm()
-        return engine
-
-    def complete(self, windows: tuple[Window, ...], totals: Mapping[str, int]) -> Completed:
-        results = None if self._engine is None else self._engine.results
-        if results is None:
-            return Completed(cut(windows), totals)
-        totals = {**totals, "receiver_transactions": results["operations"], "receiver_cpu_ns": results["cpu_ns"]}
-        equal = totals["transactions"] == totals["receiver_transactions"]
-        if not self._parameters.rate_per_s:
-            slots = self._parameters.connections * self._parameters.depth
-            windows = judge_in_flight(windows, ("latency_ns",), slots)
-        return Completed(windows if equal else cut(windows), totals)
-
-    def close(self) -> None:
-        self._engine = None
+    omit_ms: OmitMs = 0
 
 
 def _prepare(setup: Setup) -> Execution:
-    parameters = read_parameters(TcpRrParameters, Probe.TCP_RR, setup.instance.parameters)
-    return Execution(setup, _RrFace(setup, read_session(setup), parameters))
+    asked = read_parameters(TcpRrParameters, Probe.TCP_RR, setup.instance.parameters)
+    session, options = read_session(setup), transaction_options(setup, asked)
+
+    def make(giving_up: Callable[[], bool]) -> "TcpRr":
+        from cvmprobe.native.tcp_rr import TcpRr
+
+        return TcpRr(session, giving_up=giving_up, **options)
+
+    return Execution(setup, PeerFace(make, partial(_join, asked), omit_ms=asked.omit_ms, paced=asked.rate_per_s > 0))
+
+
+def _join(asked: TcpRrParameters, end: "Drained[TcpRr]") -> Completed:
+    answered = end.results["operations"]
+    totals = {**end.totals, "receiver_transactions": answered, "receiver_cpu_ns": end.results["cpu_ns"]}
+    windows = end.windows
+    if not asked.rate_per_s:
+        windows = judge_in_flight(windows, ("latency_ns",), asked.connections * asked.depth)
+    return Completed(windows if totals["transactions"] == answered else cut(windows), totals)
 
 
 def _cost(parameters: Mapping[str, str], duration_ms: int) -> Cost:
     read = read_parameters(TcpRrParameters, Probe.TCP_RR, parameters)
-    seconds = duration_ms / 1_000
-    transactions = seconds * (read.rate_per_s or _TRANSACTIONS_PER_S)
-    return Cost(seconds + _SETTLE_S, int(transactions * (read.request_bytes + read.response_bytes)), 0)
+    return cost_of(duration_ms, (read.rate_per_s or _TRANSACTIONS_PER_S) * (read.request_bytes + read.response_bytes))
 
 
 ENTRY = Entry(
     probe=Probe.TCP_RR,
     title="Requests and responses over TCP connections",
     metrics=(
-        Metric("latency_ns", "ns", "full round trip; paced: from the intended start, waiting included", headline=True),
-        Metric("transactions", "transactions", "requests that were answered", headline=True),
-        Metric("service_ns", "ns", "full round trip from the moment the request was sent (paced only)"),
-        Metric("late_operations", "transactions", "started over 1 ms late (paced only)"),
+        *ROUND_TRIPS,
         Metric("timeouts", "transactions", "not answered within 1 s; TCP goes on waiting"),
         Metric("wakeup_ns", "ns", "from the kernel's receive time stamp to the return of recv (kernel_stamps only)"),
         *SILENCE,
         Metric("retransmitted_segments", "segments", "sent again by the initiator's kernel, over all connections"),
         Metric("receiver_transactions", "transactions", "requests that the responder answered (total only)"),
         Metric("receiver_cpu_ns", "ns", "CPU time of the responder's thread (total only)"),
-        Metric("cpu_ns", "ns", "CPU time of the engine's threads"),
-        Metric("run_delay_ns", "ns", "how long the engine's threads were ready and had no CPU"),
+        *OWN_CPU,
     ),
     parameters=TcpRrParameters,
     prepare=_prepare,

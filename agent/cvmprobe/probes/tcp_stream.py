@@ -1,29 +1,26 @@
 """The tcp_stream probe: how fast bytes get from one endpoint to another, over 1 to 64 connections."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-from cvmprobe.errors import UsageError
 from cvmprobe.model.run import Cost
-from cvmprobe.model.session import Session
 from cvmprobe.model.window import Direction, Probe, Window
-from cvmprobe.probes.entry import Entry, Metric, Placement, read_parameters
+from cvmprobe.probes.entry import Entry, Metric, read_parameters
 from cvmprobe.probes.execution import Completed, Execution, Setup
-from cvmprobe.probes.session import SILENCE, cut, join_bins, read_session
+from cvmprobe.probes.parameters import OmitMs, Placement, stream_options
+from cvmprobe.probes.peer_face import LINE_BYTES_PER_S, Drained, PeerFace, cost_of
+from cvmprobe.probes.session import OWN_CPU, SILENCE, cut, join_bins, read_session
 
 if TYPE_CHECKING:  # the catalog is readable where no engine is built
-    from cvmprobe.native.engine import Engine
     from cvmprobe.native.tcp_stream import TcpStream
 
 __all__ = ["ENTRY", "TcpStreamParameters"]
 
-_BYTES_PER_S = 12_500_000_000  # 100 Gbit/s
-_SETTLE_S = 4  # 2 s for the hello, 2 s for the drain
-_MAX_STREAMS_BOTH = 32
 _INT = (1 << 31) - 1  # a socket option's largest
 _RESPONDER_COUNTS = (
     "sent_bytes",
@@ -44,7 +41,7 @@ class TcpStreamParameters(msgspec.Struct, frozen=True, kw_only=True):
     ] = 1
     message_bytes: Annotated[int, Meta(ge=1, le=1 << 20, description="bytes given to one send call")] = 128 * 1024
     placement: Placement = "inherit"
-    omit_ms: Annotated[int, Meta(ge=0, description="warm-up, left out of the headline; whole intervals")] = 0
+    omit_ms: OmitMs = 0
     receive: Annotated[
         Literal["copy", "discard"], Meta(description="copy to the receiver's memory, or let its kernel drop the bytes")
     ] = "copy"
@@ -57,103 +54,58 @@ class TcpStreamParameters(msgspec.Struct, frozen=True, kw_only=True):
     dscp: Annotated[int, Meta(ge=0, le=63, description="differentiated services code point of the packets")] = 0
 
 
-class _StreamFace:
-    """Dials the session, runs the streams, and joins what the responder counted to their windows."""
+def _read_parameters(parameters: Mapping[str, str]) -> TcpStreamParameters:
+    return read_parameters(TcpStreamParameters, Probe.TCP_STREAM, parameters)
 
-    operations: Sequence[str] = ()
 
-    def __init__(self, setup: Setup, duration_ms: int, session: Session, parameters: TcpStreamParameters) -> None:
-        self._setup = setup
-        self._duration_ms = duration_ms
-        self._session = session
-        self._parameters = parameters
-        self._engine: TcpStream | None = None
+def _prepare(setup: Setup) -> Execution:
+    asked = _read_parameters(setup.instance.parameters)
+    options = stream_options(setup, asked)
+    options["discard"] = options.pop("receive") == "discard"
+    session = read_session(setup, (Direction.FORWARD, Direction.REVERSE, Direction.BOTH))
 
-    @property
-    def omit_ms(self) -> int:
-        return self._parameters.omit_ms
-
-    def open(self, stopping: Callable[[], bool]) -> "Engine":
+    def make(giving_up: Callable[[], bool]) -> "TcpStream":
         from cvmprobe.native.tcp_stream import TcpStream
 
-        asked = msgspec.structs.asdict(self._parameters)
-        del asked["omit_ms"]
-        engine = self._engine = TcpStream(
-            self._session,
-            duration_ms=self._duration_ms,
-            interval_ms=self._setup.interval_ms,
-            direction=self._setup.instance.direction.value,
-            discard=asked.pop("receive") == "discard",
-            giving_up=stopping,
-            **asked,
-        )
-        engine.arm()
-        return engine
+        return TcpStream(session, giving_up=giving_up, **options)
 
-    def complete(self, windows: tuple[Window, ...], totals: Mapping[str, int]) -> Completed:
-        engine = self._engine
-        if engine is None or engine.results is None:
-            return Completed(cut(windows), totals)
-        totals, direction = {**totals, "receiver_cpu_ns": engine.results["cpu_ns"]}, self._setup.instance.direction
-        equal = True
-        if direction is not Direction.REVERSE:
-            windows, totals = self._join_forward(engine, windows, totals)
-            equal = totals["sent_bytes"] == totals["receiver_bytes"]
-        if direction is not Direction.FORWARD:
-            windows, totals = self._join_reverse(engine, engine.results, windows, totals)
-            equal = equal and totals["reverse_sent_bytes"] == totals["reverse_receiver_bytes"]
-        name = engine.responder_congestion_control
-        windows = _with_facts(windows, {"responder_congestion_control": name} if name else {})
-        return Completed(windows if equal else cut(windows), totals)
+    return Execution(setup, PeerFace(make, partial(_join, setup), omit_ms=asked.omit_ms))
 
-    def _join_forward(
-        self, engine: "TcpStream", windows: tuple[Window, ...], totals: Mapping[str, int]
-    ) -> tuple[tuple[Window, ...], Mapping[str, int]]:
-        bins = engine.bins["bytes"]
-        windows = join_bins(windows, "receiver_bytes", bins, self._setup.interval_ms)
-        return windows, {**totals, "receiver_bytes": sum(bins)}
 
-    def _join_reverse(
-        self, engine: "TcpStream", results: Mapping[str, int], windows: tuple[Window, ...], totals: Mapping[str, int]
-    ) -> tuple[tuple[Window, ...], Mapping[str, int]]:
-        """Put what came back into intervals since its first byte; until now they were since our start."""
-        windows = join_bins(windows, "reverse_receiver_bytes", engine.reverse_bins, self._setup.interval_ms)
-        windows = join_bins(windows, "reverse_sent_bytes", engine.bins["sent_bytes"], self._setup.interval_ms)
-        told = {f"reverse_{name}": str(results[name]) for name in _RESPONDER_FACTS if name in results}
-        counted = {f"reverse_{name}": results[name] for name in _RESPONDER_COUNTS if name in results}
-        return _with_facts(windows, told), {**totals, **counted}
+def _join(setup: Setup, end: "Drained[TcpStream]") -> Completed:
+    windows, totals = end.windows, {**end.totals, "receiver_cpu_ns": end.results["cpu_ns"]}
+    equal = True
+    if setup.instance.direction is not Direction.REVERSE:
+        bins = end.engine.bins["bytes"]
+        windows = join_bins(windows, "receiver_bytes", bins, setup.interval_ms)
+        totals["receiver_bytes"] = sum(bins)
+        equal = totals["sent_bytes"] == totals["receiver_bytes"]
+    if setup.instance.direction is not Direction.FORWARD:
+        windows = _join_reverse(setup, end, windows)
+        totals |= {f"reverse_{name}": end.results[name] for name in _RESPONDER_COUNTS if name in end.results}
+        equal = equal and totals["reverse_sent_bytes"] == totals["reverse_receiver_bytes"]
+    name = end.engine.responder_congestion_control
+    windows = _with_facts(windows, {"responder_congestion_control": name} if name else {})
+    return Completed(windows if equal else cut(windows), totals)
 
-    def close(self) -> None:
-        self._engine = None
+
+def _join_reverse(setup: Setup, end: "Drained[TcpStream]", windows: tuple[Window, ...]) -> tuple[Window, ...]:
+    """Put what came back into intervals since its first byte; until now they were since our start."""
+    windows = join_bins(windows, "reverse_receiver_bytes", end.engine.reverse_bins, setup.interval_ms)
+    windows = join_bins(windows, "reverse_sent_bytes", end.engine.bins["sent_bytes"], setup.interval_ms)
+    told = {f"reverse_{name}": str(end.results[name]) for name in _RESPONDER_FACTS if name in end.results}
+    return _with_facts(windows, told)
 
 
 def _with_facts(windows: tuple[Window, ...], facts: Mapping[str, str]) -> tuple[Window, ...]:
     return tuple(replace(window, facts={**window.facts, **facts}) for window in windows)
 
 
-def _read_parameters(parameters: Mapping[str, str]) -> TcpStreamParameters:
-    return read_parameters(TcpStreamParameters, Probe.TCP_STREAM, parameters)
-
-
-def _prepare(setup: Setup) -> Execution:
-    parameters = _read_parameters(setup.instance.parameters)
-    if setup.duration_ms is None:
-        raise UsageError("tcp_stream: it saturates the path, so it needs a duration")
-    session = read_session(setup, (Direction.FORWARD, Direction.REVERSE, Direction.BOTH))
-    if setup.instance.direction is Direction.BOTH and parameters.streams > _MAX_STREAMS_BOTH:
-        raise UsageError(
-            f"tcp_stream: parameter streams = {parameters.streams}: both directions at once share 64 connections: "
-            f"give {_MAX_STREAMS_BOTH} at most"
-        )
-    return Execution(setup, _StreamFace(setup, setup.duration_ms, session, parameters))
-
-
 def _cost(parameters: Mapping[str, str], duration_ms: int) -> Cost:
     """Return what the path can carry at the most, or what the byte limit allows in both directions."""
     limit = 2 * _read_parameters(parameters).byte_limit
-    seconds = duration_ms / 1_000
-    carried = int(seconds * _BYTES_PER_S)
-    return Cost(seconds + _SETTLE_S, min(carried, limit) if limit else carried, 0)
+    most = cost_of(duration_ms, LINE_BYTES_PER_S)
+    return replace(most, network_bytes=min(most.network_bytes, limit)) if limit else most
 
 
 ENTRY = Entry(
@@ -189,8 +141,7 @@ ENTRY = Entry(
         Metric("reverse_rwnd_limited_ns", "ns", "as rwnd_limited_ns, at the responder (total only)"),
         Metric("reverse_sndbuf_limited_ns", "ns", "as sndbuf_limited_ns, at the responder (total only)"),
         Metric("receiver_cpu_ns", "ns", "CPU time of the responder's threads (total only)"),
-        Metric("cpu_ns", "ns", "CPU time of the initiator's threads"),
-        Metric("run_delay_ns", "ns", "how long the initiator's threads were ready and had no CPU"),
+        *OWN_CPU,
     ),
     parameters=TcpStreamParameters,
     prepare=_prepare,

@@ -2,30 +2,27 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-from cvmprobe.errors import UsageError
 from cvmprobe.model.run import Cost
-from cvmprobe.model.session import Session
 from cvmprobe.model.window import Direction, Probe, Window
-from cvmprobe.probes.entry import Entry, Metric, Placement, read_parameters
+from cvmprobe.probes.entry import Entry, Metric, read_parameters
 from cvmprobe.probes.execution import Completed, Execution, Setup
-from cvmprobe.probes.session import cut, join_bins, read_session
+from cvmprobe.probes.parameters import OmitMs, Placement, stream_options
+from cvmprobe.probes.peer_face import LINE_BYTES_PER_S, Drained, PeerFace, cost_of
+from cvmprobe.probes.session import OWN_CPU, cut, join_bins, read_session
 
 if TYPE_CHECKING:  # the catalog is readable where no engine is built
-    from cvmprobe.native.engine import Engine
     from cvmprobe.native.udp_stream import UdpStream
 
 __all__ = ["ENTRY", "UdpStreamParameters", "lost_by_window"]
 
-_BYTES_PER_S = 12_500_000_000  # 100 Gbit/s
-_SETTLE_S = 4  # 2 s for the hello, 2 s for the drain
 _SMALLEST, _LARGEST = 16, 65_507  # a header alone; as much as IPv4 can carry
-_MAX_STREAMS_BOTH = 32
 _WAYS = ("", "reverse_")  # to the responder, back to the initiator
 
 
@@ -48,72 +45,48 @@ class UdpStreamParameters(msgspec.Struct, frozen=True, kw_only=True):
     rcvbuf_bytes: Annotated[int, Meta(ge=0, le=1 << 30, description="receive buffer; 0: as the system has it")] = 0
     dscp: Annotated[int, Meta(ge=0, le=63, description="differentiated services code point")] = 0
     placement: Placement = "inherit"
-    omit_ms: Annotated[int, Meta(ge=0, description="warm-up, left out of the headline; whole intervals")] = 0
+    omit_ms: OmitMs = 0
 
 
-class _DatagramFace:
-    """Dials the session, runs one end of each flow, and joins what the other end counted to the windows."""
+def _prepare(setup: Setup) -> Execution:
+    asked = read_parameters(UdpStreamParameters, Probe.UDP_STREAM, setup.instance.parameters)
+    options = stream_options(setup, asked)
+    session = read_session(setup, (Direction.FORWARD, Direction.REVERSE, Direction.BOTH))
 
-    operations: Sequence[str] = ()
-
-    def __init__(self, setup: Setup, duration_ms: int, session: Session, parameters: UdpStreamParameters) -> None:
-        self._setup = setup
-        self._duration_ms = duration_ms
-        self._session = session
-        self._parameters = parameters
-        self._engine: UdpStream | None = None
-
-    @property
-    def omit_ms(self) -> int:
-        return self._parameters.omit_ms
-
-    def open(self, stopping: Callable[[], bool]) -> "Engine":
+    def make(giving_up: Callable[[], bool]) -> "UdpStream":
         from cvmprobe.native.udp_stream import UdpStream
 
-        asked = msgspec.structs.asdict(self._parameters)
-        del asked["omit_ms"]
-        engine = self._engine = UdpStream(
-            self._session,
-            duration_ms=self._duration_ms,
-            interval_ms=self._setup.interval_ms,
-            direction=self._setup.instance.direction.value,
-            giving_up=stopping,
-            **asked,
-        )
-        engine.arm()
-        return engine
+        return UdpStream(session, giving_up=giving_up, **options)
 
-    def complete(self, windows: tuple[Window, ...], totals: Mapping[str, int]) -> Completed:
-        engine = self._engine
-        if engine is None or engine.results is None:
-            return Completed(cut(windows), totals)
-        facts, results = engine.facts, engine.results
-        windows = tuple(replace(window, facts={**facts, **window.facts}) for window in windows)
-        counts = {**totals, "responder_cpu_ns": results["cpu_ns"]}
-        if "sent_datagrams" in counts:
-            windows = self._join(windows, "receiver", engine.bins["bytes"], engine.bins["operations"])
-            counts |= _account(counts["sent_datagrams"], results)
-        if engine.received is not None:
-            here, there = engine.received_bins, engine.bins
-            windows = self._join(windows, "reverse_receiver", here["bytes"], here["operations"])
-            windows = self._join(windows, "reverse_sent", there["sent_bytes"], there["sent_operations"])
-            sent = {"sent_bytes": results["sent_bytes"], "sent_datagrams": results["sent_operations"]}
-            account = sent | {"send_errors": results["send_errors"]} | _account(sent["sent_datagrams"], engine.received)
-            counts |= {f"reverse_{name}": count for name, count in account.items()}
-        lost = [counts.get(f"{way}lost_datagrams") for way in _WAYS]
-        for way, count in zip(_WAYS, lost, strict=True):
-            windows = windows if count is None else _place_losses(windows, way, count)
-        whole = all(count is None or count >= 0 for count in lost)
-        return Completed(windows if whole else cut(windows), counts)
+    return Execution(setup, PeerFace(make, partial(_join, setup.interval_ms), omit_ms=asked.omit_ms))
 
-    def _join(
-        self, windows: tuple[Window, ...], end: str, sizes: Sequence[int], datagrams: Sequence[int]
-    ) -> tuple[Window, ...]:
-        windows = join_bins(windows, f"{end}_bytes", sizes, self._setup.interval_ms)
-        return join_bins(windows, f"{end}_datagrams", datagrams, self._setup.interval_ms)
 
-    def close(self) -> None:
-        self._engine = None
+def _join(interval_ms: int, end: "Drained[UdpStream]") -> Completed:
+    facts, results = end.engine.facts, end.results
+    windows = tuple(replace(window, facts={**facts, **window.facts}) for window in end.windows)
+    counts = {**end.totals, "responder_cpu_ns": results["cpu_ns"]}
+    there, here = end.engine.bins, end.engine.received_bins
+    if "sent_datagrams" in counts:
+        windows = _join_bins(windows, "receiver", there["bytes"], there["operations"], interval_ms)
+        counts |= _account(counts["sent_datagrams"], results)
+    if end.engine.received is not None:
+        windows = _join_bins(windows, "reverse_receiver", here["bytes"], here["operations"], interval_ms)
+        windows = _join_bins(windows, "reverse_sent", there["sent_bytes"], there["sent_operations"], interval_ms)
+        sent = {"sent_bytes": results["sent_bytes"], "sent_datagrams": results["sent_operations"]}
+        account = sent | {"send_errors": results["send_errors"]} | _account(sent["sent_datagrams"], end.engine.received)
+        counts |= {f"reverse_{name}": count for name, count in account.items()}
+    lost = [counts.get(f"{way}lost_datagrams") for way in _WAYS]
+    for way, count in zip(_WAYS, lost, strict=True):
+        windows = windows if count is None else _place_losses(windows, way, count)
+    whole = all(count is None or count >= 0 for count in lost)
+    return Completed(windows if whole else cut(windows), counts)
+
+
+def _join_bins(
+    windows: tuple[Window, ...], end: str, sizes: Sequence[int], datagrams: Sequence[int], interval_ms: int
+) -> tuple[Window, ...]:
+    windows = join_bins(windows, f"{end}_bytes", sizes, interval_ms)
+    return join_bins(windows, f"{end}_datagrams", datagrams, interval_ms)
 
 
 def _account(sent: int, received: Mapping[str, int]) -> dict[str, int]:
@@ -149,24 +122,10 @@ def lost_by_window(sent: Sequence[int], received: Sequence[int], lost: int) -> l
     return [after - before for before, after in zip([0, *so_far], so_far, strict=False)]
 
 
-def _prepare(setup: Setup) -> Execution:
-    parameters = read_parameters(UdpStreamParameters, Probe.UDP_STREAM, setup.instance.parameters)
-    if setup.duration_ms is None:
-        raise UsageError("udp_stream: it fills the path, so it needs a duration")
-    session = read_session(setup, (Direction.FORWARD, Direction.REVERSE, Direction.BOTH))
-    if setup.instance.direction is Direction.BOTH and parameters.streams > _MAX_STREAMS_BOTH:
-        raise UsageError(
-            f"udp_stream: parameter streams = {parameters.streams}: both directions at once share 64 sockets: "
-            f"give {_MAX_STREAMS_BOTH} at most"
-        )
-    return Execution(setup, _DatagramFace(setup, setup.duration_ms, session, parameters))
-
-
 def _cost(parameters: Mapping[str, str], duration_ms: int) -> Cost:
     asked = read_parameters(UdpStreamParameters, Probe.UDP_STREAM, parameters)
-    seconds = duration_ms / 1_000
     rate = 2 * asked.streams * asked.rate_bytes_per_s  # it may be asked both ways
-    return Cost(seconds + _SETTLE_S, int(seconds * (min(rate, _BYTES_PER_S) or _BYTES_PER_S)), 0)
+    return cost_of(duration_ms, min(rate, LINE_BYTES_PER_S) or LINE_BYTES_PER_S)
 
 
 def _flow(way: str) -> tuple[Metric, ...]:
@@ -208,8 +167,7 @@ ENTRY = Entry(
         Metric("reverse_receive_calls", "calls", "receive calls that were made here"),
         Metric("icmp_errors", "errors", "ICMP errors that came back to a sender here"),
         Metric("responder_cpu_ns", "ns", "CPU time of the responder's threads (total only)"),
-        Metric("cpu_ns", "ns", "CPU time of the threads here"),
-        Metric("run_delay_ns", "ns", "how long the threads here were ready and had no CPU"),
+        *OWN_CPU,
     ),
     parameters=UdpStreamParameters,
     prepare=_prepare,

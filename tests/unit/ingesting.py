@@ -106,17 +106,19 @@ class Collector:
             listener=self.listener,
         )
 
-    async def status(self):
-        query = Query(
+    def query(self, conductor=None, scratch=None):
+        return Query(
             store=self.store,
             writer=self.writer,
             roster=self.roster,
             live=self.live,
-            conductor=None,
+            conductor=conductor,
             surroundings=self.surroundings,
-            scratch=None,
+            scratch=scratch,
         )
-        (status,) = await query.list_nodes()
+
+    async def status(self):
+        (status,) = await self.query().list_nodes()
         return status
 
     @asynccontextmanager

@@ -1,8 +1,10 @@
 """Answers to people: what there is, what happens, what was measured; runs, and snapshots to take away."""
 
 import asyncio
+import shutil
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from itertools import islice
 from pathlib import Path
@@ -66,6 +68,7 @@ class Query:
         self._conductor = conductor
         self._surroundings = surroundings
         self._scratch = scratch
+        self._exporter = ThreadPoolExecutor(1, "export")  # one at a time: other questions need threads and disk, too
 
     async def list_nodes(self) -> Sequence[NodeStatus]:
         """List the newest start of every endpoint that is not gone, and those that are expected and never came."""
@@ -104,7 +107,9 @@ class Query:
 
     async def start_run(self, suite: str, scale: float, repeats: int | None = None) -> Run:
         """Start a run."""
-        return self._conductor.start_run(suite, scale, repeats)
+        run = self._conductor.start_run(suite, scale, repeats)
+        await self._written()  # whoever was told of a run finds it, also after a crash
+        return run
 
     async def get_run(self, run_id: str) -> Run:
         """Give the run as it stands."""
@@ -128,20 +133,24 @@ class Query:
         """Yield the bytes of a snapshot of one run, or of a time range; nothing of it stays here."""
         self._check_run(run_id)
         await self._written()
-        with tempfile.TemporaryDirectory(prefix=EXPORTS, dir=self._scratch) as directory:
-            path = Path(directory) / f"snapshot.{snapshot_format}"
-            await asyncio.to_thread(
-                write_snapshot,
-                self._store,
-                path,
-                selection=Selection(run_id=run_id),
-                time_range=span,
-                with_samples=with_samples,
-                snapshot_format=snapshot_format,
-            )
+        directory = _made(self._scratch)
+        path = directory / f"snapshot.{snapshot_format}"
+        writing = self._exporter.submit(
+            write_snapshot,
+            self._store,
+            path,
+            selection=Selection(run_id=run_id),
+            time_range=span,
+            with_samples=with_samples,
+            snapshot_format=snapshot_format,
+        )
+        try:
+            await asyncio.wrap_future(writing)
             with path.open("rb") as file:
                 while chunk := await asyncio.to_thread(file.read, _CHUNK_BYTES):
                     yield chunk
+        finally:  # a caller that has gone may leave the thread at work, and what it writes goes when it is done
+            writing.add_done_callback(lambda _: shutil.rmtree(directory, ignore_errors=True))
 
     def _check_run(self, run_id: str | None) -> None:
         """Raise UsageError where a run is asked for that there is not: nothing would look like nothing measured."""
@@ -217,6 +226,14 @@ def _never_seen(endpoint: Endpoint) -> NodeStatus:
         probe_service_port=0,
         environment=None,
     )
+
+
+def _made(scratch: Path) -> Path:
+    """Make a directory for one snapshot; StoreError where there is no room for it."""
+    try:
+        return Path(tempfile.mkdtemp(prefix=EXPORTS, dir=scratch))
+    except OSError as error:
+        raise StoreError(f"no snapshot can be made in {scratch}: {error.strerror}; make room there") from error
 
 
 async def _in_thread(items: Iterator[_T], chunk: int) -> AsyncGenerator[_T, None]:

@@ -3,6 +3,7 @@
 import os
 import socket
 import struct
+from pathlib import Path
 
 import psutil
 import pytest
@@ -12,7 +13,7 @@ from cvmprobe.native import cpuid
 from cvmprobe.probes.clock import clock_pair
 from cvmprobe.probes.environment import environment
 from cvmprobe.probes.facts.netlink import Link, Route, dump_links, parse_links, parse_routes
-from cvmprobe.probes.facts.network import cni, routes
+from cvmprobe.probes.facts.network import cni, network, routes
 
 
 @pytest.fixture(scope="module")
@@ -232,6 +233,79 @@ def test_only_default_routes_are_taken_and_no_gateway():
     link = Link(7, "eth0", 1450, "noqueue", "veth", loopback=False)
     assert [fact.value for fact in routes(found[:1], [link])] == ["eth0 mtu 1380 (route)"]
     assert [fact.value for fact in routes(found[1:], [link])] == ["eth0 mtu 1450 (device)"]
+
+
+def test_every_hop_of_a_multipath_default_route_is_told():
+    hops = b"".join(struct.pack("=HBBI", 16, 0, 0, index) + attribute(5, bytes([10, 0, 0, 1])) for index in (7, 8))
+    body = struct.pack("=8BI", socket.AF_INET, 0, 0, 0, 254, 3, 0, 1, 0) + attribute(9, hops)
+    found = list(parse_routes(message(24, body)))
+    assert [route.link_index for route in found] == [7, 8]
+    links = [Link(7, "eth0", 1500, "mq", "", loopback=False), Link(8, "eth1", 9000, "mq", "", loopback=False)]
+    assert [fact.value for fact in routes(found, links)] == ["eth0 mtu 1500 (device) and eth1 mtu 9000 (device)"]
+    assert list(parse_routes(message(24, body[:-9]))) == found[:1], "a hop cut short"
+
+
+def test_a_node_of_ipv6_alone_has_its_route_and_the_better_one_counts():
+    found = [Route(socket.AF_INET6, 8, None, 1024), Route(socket.AF_INET6, 7, None, 512)]
+    links = [Link(i, f"eth{i}", 1500, "mq", "", loopback=False) for i in (7, 8)]
+    assert {fact.name: fact.value for fact in routes(found, links)} == {"default_route_v6": "eth7 mtu 1500 (device)"}
+
+
+def link(index, name, kind, **more):
+    return Link(index, name, 1500, "noqueue", kind, loopback=False, **more)
+
+
+LINKS = [
+    link(1, "bond0", "bond"),
+    link(2, "eth0", "", master=1),
+    link(3, "eth1", "", master=1),
+    link(4, "bond0.5", "vlan", below=1),
+    link(5, "br0", "bridge"),
+    link(6, "veth9", "veth", master=5, below=2),
+    link(7, "eth2", ""),
+    link(8, "enP1", "", master=7),
+]
+
+
+def kernel_says(monkeypatch, links, found=()):
+    for place, answer in (("dump_links", links), ("dump_routes", found)):
+        monkeypatch.setattr(
+            f"cvmprobe.probes.facts.netlink.{place}", answer if callable(answer) else lambda a=answer: a
+        )
+    return {fact.name: fact for fact in network(Path("/"))}
+
+
+def test_what_carries_a_bond_a_vlan_and_a_synthetic_nic_is_told(monkeypatch):
+    found = kernel_says(monkeypatch, LINKS)
+    below = {name: fact.value for name, fact in found.items() if name.endswith("_carried_by")}
+    assert below == {
+        "interface_bond0_carried_by": "eth0 eth1",
+        "interface_bond0.5_carried_by": "bond0",
+        "interface_eth2_carried_by": "enP1",
+    }
+    assert "virtual" not in found["interface_bond0_speed_mbit"].source
+    assert "virtual" in found["interface_br0_speed_mbit"].source
+    assert found["interfaces"].value == "8"
+
+
+def test_a_node_without_a_default_route_says_so(monkeypatch):
+    found = kernel_says(monkeypatch, LINKS)
+    assert {found[name].value for name in ("default_route", "default_route_v6")} == {"none"}
+
+
+def test_a_kernel_that_does_not_answer_leaves_all_unknown(monkeypatch):
+    def refused():
+        raise PermissionError(1, "Operation not permitted")
+
+    found = kernel_says(monkeypatch, refused, refused)
+    for name in ("default_route", "default_route_v6", "cni"):
+        assert (found[name].value, found[name].source) == (None, "rtnetlink: Operation not permitted")
+    assert found["interface_lo_mtu"].source == "/sys/class/net/lo/mtu"
+    assert "interface_lo_state" not in found
+
+
+def test_where_no_device_can_be_seen_their_number_is_unknown_not_0(tmp_path):
+    assert environment(tmp_path).value("interfaces") is None
 
 
 @pytest.mark.parametrize(

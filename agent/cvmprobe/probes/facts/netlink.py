@@ -19,10 +19,12 @@ _LINK = struct.Struct("=BxHiII")  # family, type, index, flags, change
 _ROUTE = struct.Struct("=BBBBBBBBI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
 _ATTRIBUTE = struct.Struct("=HH")
 _U32 = struct.Struct("=I")
-_NAME, _MTU, _QDISC, _LINKINFO, _KIND = 3, 4, 6, 18, 1  # IFLA_*, IFLA_INFO_KIND
-_OUT_INDEX, _PRIORITY, _METRICS, _METRIC_MTU = 4, 6, 8, 2  # RTA_*, RTAX_MTU
+_NAME, _MTU, _BELOW, _QDISC, _MASTER, _LINKINFO, _KIND = 3, 4, 5, 6, 10, 18, 1  # IFLA_*, IFLA_INFO_KIND
+_OUT_INDEX, _PRIORITY, _METRICS, _METRIC_MTU, _MULTIPATH = 4, 6, 8, 2, 9  # RTA_*, RTAX_MTU
+_HOP = struct.Struct("=HBBI")  # struct rtnexthop: length, flags, hops, index
 _MAIN_TABLE, _UNICAST = 254, 1
 _LOOPBACK_TYPE = 772
+_IFF_UP = 1
 _TYPE_MASK = 0x3FFF  # the upper two bits tell how it is nested
 _ROOM = 1 << 16
 _PATIENCE_S = 1.0
@@ -30,7 +32,11 @@ _PATIENCE_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A network device. ``kind`` names a virtual one: veth, vxlan, wireguard; empty where it is none."""
+    """A network device. ``kind`` names a virtual one: veth, vxlan, wireguard; empty where it is none.
+
+    ``master`` and ``below`` are the indexes of the device it carries (a bond, a bridge, the synthetic NIC of a virtual
+    function) and of the one that carries it (a VLAN's), 0 where there is none.
+    """
 
     index: int
     name: str
@@ -38,11 +44,14 @@ class Link:
     qdisc: str
     kind: str
     loopback: bool
+    up: bool = False
+    master: int = 0
+    below: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A default route. ``mtu`` is None where the route sets none: the link's holds."""
+    """A default route, or one hop of it. ``mtu`` is None where the route sets none: the link's holds."""
 
     family: int
     link_index: int
@@ -65,7 +74,7 @@ def parse_links(dump: bytes) -> Iterator[Link]:
     for kind, body in _messages(dump):
         if kind != _RTM_NEWLINK:
             continue
-        _, device_type, index, _, _ = _LINK.unpack_from(body)
+        _, device_type, index, flags, _ = _LINK.unpack_from(body)
         values = _attributes(body[_LINK.size :])
         info = _attributes(values.get(_LINKINFO, b""))
         yield Link(
@@ -75,6 +84,9 @@ def parse_links(dump: bytes) -> Iterator[Link]:
             qdisc=_text(values.get(_QDISC)),
             kind=_text(info.get(_KIND)),
             loopback=device_type == _LOOPBACK_TYPE,
+            up=bool(flags & _IFF_UP),
+            master=_number(values.get(_MASTER)) or 0,
+            below=_number(values.get(_BELOW)) or 0,
         )
 
 
@@ -85,11 +97,23 @@ def parse_routes(dump: bytes) -> Iterator[Route]:
             continue
         family, destination_bits, _, _, table, _, _, route_type, _ = _ROUTE.unpack_from(body)
         values = _attributes(body[_ROUTE.size :])
-        index = _number(values.get(_OUT_INDEX))
-        if destination_bits or table != _MAIN_TABLE or route_type != _UNICAST or index is None:
+        if destination_bits or table != _MAIN_TABLE or route_type != _UNICAST:
             continue
         metrics = _attributes(values.get(_METRICS, b""))
-        yield Route(family, index, _number(metrics.get(_METRIC_MTU)), _number(values.get(_PRIORITY)) or 0)
+        for index in _out_indexes(values):
+            yield Route(family, index, _number(metrics.get(_METRIC_MTU)), _number(values.get(_PRIORITY)) or 0)
+
+
+def _out_indexes(route: dict[int, bytes]) -> Iterator[int]:
+    """Yield the device of a route, or that of each hop of a multipath one."""
+    index = _number(route.get(_OUT_INDEX))
+    if index is not None:
+        yield index
+    hops, at = route.get(_MULTIPATH, b""), 0
+    while at + _HOP.size <= len(hops):
+        length, _, _, index = _HOP.unpack_from(hops, at)
+        yield int(index)
+        at += max(length, _HOP.size) + 3 & ~3
 
 
 def _dump(kind: int, body: bytes) -> bytes:

@@ -33,8 +33,11 @@ _CNI_DEVICES = (
     ("ovn-k8s-", "ovn-kubernetes"),
     ("weave", "weave"),
 )
+_DEFAULT_ROUTES = {socket.AF_INET: "default_route", socket.AF_INET6: "default_route_v6"}
 _LIVE = Path("/")
 _MOST_DEVICES = 24  # a host may have hundreds: one for each pod
+_REAL_SPEED = ("", "bond", "team", "vlan")  # kinds whose speed is that of what carries them
+_MANY_BELOW = ("bridge", "openvswitch", "vrf")  # of which each pod's device may be one
 _T = TypeVar("_T")
 
 
@@ -44,15 +47,14 @@ def network(root: Path) -> Iterator[Fact]:
         yield file_fact(root, name, path)
     links, link_error = _ask(root, netlink.dump_links)
     found, route_error = _ask(root, netlink.dump_routes)
-    by_name = {link.name: link for link in links}
-    devices = [name for name in names(root / "sys/class/net") if exists(root / "sys/class/net" / name / "mtu")]
-    devices.sort(key=lambda name: name in by_name and by_name[name].kind == "veth")
-    for device in devices[:_MOST_DEVICES]:
-        yield from _interface(root, device, by_name.get(device))
-    yield Fact("interfaces", str(len(devices)), f"/sys/class/net; of at most {_MOST_DEVICES} more is told")
+    yield from _interfaces(root, links, link_error)
     if route_error:
-        yield unknown("default_route", route_error)
-    yield from routes(found, links)
+        yield from (unknown(name, route_error) for name in _DEFAULT_ROUTES.values())
+    else:
+        told = list(routes(found, links))
+        yield from told
+        missing = set(_DEFAULT_ROUTES.values()) - {fact.name for fact in told}
+        yield from (Fact(name, "none", "rtnetlink: the main table") for name in sorted(missing))
     yield from cni(links, link_error)
 
 
@@ -66,20 +68,46 @@ def _ask(root: Path, dump: Callable[[], list[_T]]) -> tuple[list[_T], str]:
         return [], f"rtnetlink: {error.strerror or error}"
 
 
-def _interface(root: Path, name: str, link: Link | None) -> Iterator[Fact]:
-    folder = f"sys/class/net/{name}"
-    yield file_fact(root, f"interface_{name}_mtu", f"{folder}/mtu")
-    if link is not None:
-        yield Fact(f"interface_{name}_qdisc", link.qdisc or None, "rtnetlink")
-        yield Fact(f"interface_{name}_kind", link.kind or ("loopback" if link.loopback else "device"), "rtnetlink")
-    if link is None or link.loopback:
-        return
-    if link.kind:
-        yield unknown(f"interface_{name}_speed_mbit", f"a {link.kind} is virtual: what it says has no meaning")
+def _interfaces(root: Path, links: Sequence[Link], link_error: str) -> Iterator[Fact]:
+    """Yield the devices; pods' ends of a veth pair come last. A /sys may be of another network namespace than ours."""
+    folder = "sys/class/net"
+    for link in sorted(links, key=lambda link: (link.kind == "veth", link.name))[:_MOST_DEVICES]:
+        yield from _by_kernel(root, link, links)
+    listed = [] if links else [name for name in names(root / folder) if exists(root / folder / name / "mtu")]
+    for name in listed[:_MOST_DEVICES]:
+        yield file_fact(root, f"interface_{name}_mtu", f"{folder}/{name}/mtu")
+    source = "rtnetlink" if links else f"/{folder}"
+    if links or listed:
+        yield Fact("interfaces", str(len(links or listed)), f"{source}; of at most {_MOST_DEVICES} more is told")
     else:
-        yield fact(f"interface_{name}_speed_mbit", f"/{folder}/speed", partial(_speed, root / folder / "speed"))
-    yield fact(f"interface_{name}_driver", "ethtool", partial(ethtool.driver, name))
-    yield fact(f"interface_{name}_offloads", "ethtool", partial(ethtool.offloads, name))
+        yield unknown("interfaces", f"{link_error}; /{folder}: lists none")
+
+
+def _by_kernel(root: Path, link: Link, links: Sequence[Link]) -> Iterator[Fact]:
+    name = f"interface_{link.name}"
+    yield Fact(f"{name}_mtu", str(link.mtu), "rtnetlink")
+    yield Fact(f"{name}_state", "up" if link.up else "down", "rtnetlink: IFF_UP")
+    yield Fact(f"{name}_qdisc", link.qdisc or None, "rtnetlink")
+    yield Fact(f"{name}_kind", link.kind or ("loopback" if link.loopback else "device"), "rtnetlink")
+    if link.loopback:
+        return
+    below = _carriers(link, links)
+    if below:
+        yield Fact(f"{name}_carried_by", " ".join(below), "rtnetlink: IFLA_MASTER, IFLA_LINK")
+    if link.kind in _REAL_SPEED:
+        path = f"sys/class/net/{link.name}/speed"
+        yield fact(f"{name}_speed_mbit", f"/{path}", partial(_speed, root / path))
+    else:
+        yield unknown(f"{name}_speed_mbit", f"a {link.kind} is virtual: what it says has no meaning")
+    yield fact(f"{name}_driver", "ethtool", lambda: ethtool.driver(link.name) or None)
+    yield fact(f"{name}_offloads", "ethtool", partial(ethtool.offloads, link.name))
+
+
+def _carriers(link: Link, links: Sequence[Link]) -> list[str]:
+    """Return the devices that move a bond's, a VLAN's or a synthetic NIC's packets."""
+    if link.kind in _MANY_BELOW or link.kind == "veth":  # a veth names its other end, in whatever namespace
+        return []
+    return sorted(other.name for other in links if other.master == link.index or other.index == link.below)
 
 
 def _speed(path: Path) -> str | None:
@@ -89,13 +117,18 @@ def _speed(path: Path) -> str | None:
 
 
 def routes(found: Sequence[Route], links: Sequence[Link]) -> Iterator[Fact]:
-    """Yield the default route of each family: its device and MTU, never an address."""
-    for family, name in ((socket.AF_INET, "default_route"), (socket.AF_INET6, "default_route_v6")):
-        best = min((route for route in found if route.family == family), key=lambda route: route.priority, default=None)
-        link = None if best is None else next((link for link in links if link.index == best.link_index), None)
-        if best is not None and link is not None:
-            mtu = f"mtu {best.mtu} (route)" if best.mtu else f"mtu {link.mtu} (device)"
-            yield Fact(name, f"{link.name} {mtu}", "rtnetlink")
+    """Yield the default route of each family: its device, or devices, and MTU; never an address."""
+    names = {link.index: link for link in links}
+    for family, name in _DEFAULT_ROUTES.items():
+        ours = [route for route in found if route.family == family and route.link_index in names]
+        best = min((route.priority for route in ours), default=0)
+        hops = [_hop(route, names[route.link_index]) for route in ours if route.priority == best]
+        if hops:
+            yield Fact(name, " and ".join(dict.fromkeys(hops)), "rtnetlink")
+
+
+def _hop(route: Route, link: Link) -> str:
+    return f"{link.name} mtu {route.mtu} (route)" if route.mtu else f"{link.name} mtu {link.mtu} (device)"
 
 
 def cni(links: Sequence[Link], error: str = "") -> Iterator[Fact]:

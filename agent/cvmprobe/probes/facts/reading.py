@@ -17,12 +17,14 @@ def read(path: Path) -> str:
 
 
 def fact(name: str, source: str, value: Callable[[], str | None]) -> Fact:
-    """Return a fact, unknown where ``value()`` is None or raises OSError; the source then says why."""
+    """Return a fact, unknown where ``value()`` is None or raises OSError or ValueError; the source then says why."""
     try:
         found = value()
         return unknown(name, f"{source}: does not tell it") if found is None else Fact(name, found, source)
     except OSError as error:
-        return unknown(name, f"{source}: {error.strerror}")
+        return unknown(name, f"{source}: {error.strerror or error}")
+    except ValueError as error:
+        return unknown(name, f"{source}: {error}")
 
 
 def file_fact(root: Path, name: str, path: str) -> Fact:

@@ -122,6 +122,33 @@ def test_the_tightest_quota_around_ours_is_told(tmp_path):
     assert found.value("cpu_throttled_periods") == "4"
 
 
+@pytest.mark.parametrize(
+    ("groups", "limit"),
+    [
+        ("0::/pods/agent\n", "pods/agent/memory.max"),
+        ("0::/pods/agent\n", "memory.max"),  # a container sees its own group as the root
+        ("5:memory:/pods/agent\n0::/\n", "memory/pods/agent/memory.limit_in_bytes"),
+        ("5:memory:/pods/agent\n0::/\n", "memory/memory.limit_in_bytes"),
+    ],
+)
+def test_the_memory_limit_is_that_of_our_own_group(tmp_path, groups, limit):
+    make(tmp_path, {"proc/self/cgroup": groups, f"sys/fs/cgroup/{limit}": "1073741824\n"})
+    found = {fact.name: fact for fact in environment(tmp_path).facts}
+    assert found["memory_limit"].value == "1073741824"
+    assert found["memory_limit"].source.endswith(limit)
+
+
+def test_a_processor_without_a_name_is_told_by_its_numbers(tmp_path):
+    make(tmp_path, {"proc/cpuinfo": "processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xd40\n"})
+    assert environment(tmp_path).value("cpu_model") == "implementer 0x41, part 0xd40"
+
+
+def test_vulnerabilities_that_cannot_be_read_are_unknown_not_none(tmp_path):
+    found = {fact.name: fact for fact in environment(tmp_path).facts}
+    assert found["vulnerabilities"].value is None
+    assert "cannot be read" in found["vulnerabilities"].source
+
+
 CRYPTED = {
     "proc/self/mountinfo": "20 1 254:1 / / rw,relatime - ext4 /dev/vda1 rw\n"
     "31 20 253:0 / /data\\040disk rw,noatime - xfs /dev/mapper/x rw,attr2,addr=10.0.0.9,logbufs=8,discard\n",

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from cvmprobe.model.environment import Fact
-from cvmprobe.probes.cgroup import cpu_groups, numbers
+from cvmprobe.probes.cgroup import cpu_groups, memory_limit_file, numbers
 from cvmprobe.probes.facts.reading import exists, fact, field_of, file_fact, read, unknown
 
 __all__ = ["limits"]
@@ -19,8 +19,7 @@ def limits(root: Path) -> Iterator[Fact]:
     """Yield quotas, throttling so far, and rights."""
     groups = cpu_groups(root)
     yield from _quotas(groups)
-    if groups:
-        yield from _memory(root)
+    yield _memory(root)
     yield fact("pressure", "/proc/pressure/cpu", lambda: "counted" if read(root / "proc/pressure/cpu") else None)
     status = root / "proc/self/status"
     yield fact("seccomp_mode", "/proc/self/status", lambda: _seccomp(status))
@@ -69,11 +68,11 @@ def _cpus(quota: str) -> float:
     return float("inf") if share == "max" else int(share) / int(period)
 
 
-def _memory(root: Path) -> Iterator[Fact]:
-    for path in ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        if exists(root / path):
-            yield file_fact(root, "memory_limit", path)
-            return
+def _memory(root: Path) -> Fact:
+    path = memory_limit_file(root)
+    if path is None:
+        return unknown("memory_limit", "cgroup: no memory.max or memory.limit_in_bytes")
+    return fact("memory_limit", str(path), lambda: read(path) or None)
 
 
 def _seccomp(status: Path) -> str | None:

@@ -27,18 +27,39 @@ _FILES = (
 def processor(root: Path) -> Iterator[Fact]:
     """Yield what computes here."""
     info = root / "proc/cpuinfo"
-    for name, field in (("cpu_model", "model name"), ("cpu_vendor", "vendor_id"), ("microcode", "microcode")):
+    yield fact("cpu_model", "/proc/cpuinfo", partial(_model, info))
+    for name, field in (("cpu_vendor", "vendor_id"), ("microcode", "microcode")):
         yield fact(name, "/proc/cpuinfo", partial(field_of, info, field))
     allowed = ",".join(str(cpu) for cpu in sorted(os.sched_getaffinity(0)))
     yield Fact("cpus_allowed", allowed, "sched_getaffinity")
     for name, path in _FILES:
         yield file_fact(root, name, path)
     yield from _numa_cpus(root)
-    yield Fact("hypervisor", hypervisor(cpuid.leaf), "CPUID 0x1 ECX[31], 0x40000000")
+    yield _hypervisor()
     yield _steal(root)
     yield fact("memory_total", "/proc/meminfo", partial(field_of, root / "proc/meminfo", "MemTotal"))
+    yield from _vulnerabilities(root)
+
+
+def _model(info: Path) -> str | None:
+    """Return the name of the processor, or where the architecture gives it none, the numbers of its maker and part."""
+    name = field_of(info, "model name")
+    maker, part = field_of(info, "CPU implementer"), field_of(info, "CPU part")
+    return name or (f"implementer {maker}, part {part}" if maker and part else None)
+
+
+def _hypervisor() -> Fact:
+    if cpuid.leaf(0) is None:
+        return unknown("hypervisor", "this processor has no CPUID")
+    return Fact("hypervisor", hypervisor(cpuid.leaf) or "none", "CPUID 0x1 ECX[31], 0x40000000")
+
+
+def _vulnerabilities(root: Path) -> Iterator[Fact]:
     folder = "sys/devices/system/cpu/vulnerabilities"
-    for name in names(root / folder):
+    found = names(root / folder)
+    if not found:
+        yield unknown("vulnerabilities", f"/{folder}: cannot be read")
+    for name in found:
         yield file_fact(root, f"vulnerability_{name}", f"{folder}/{name}")
 
 

@@ -58,6 +58,15 @@ def test_a_volume_that_is_not_there_is_wrong_usage(tmp_path, capsys):
     assert "there is no such directory" in capsys.readouterr().err
 
 
+def test_a_volume_behind_a_closed_directory_is_wrong_usage_too(monkeypatch, tmp_path, capsys):
+    def closed(_path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.is_dir", closed)
+    assert main(["--volume", str(tmp_path)]) == 2
+    assert "Permission denied: run as a user who may go there" in capsys.readouterr().err
+
+
 def test_two_volumes_of_one_name_are_told_apart(tmp_path):
     for name in ("a/data", "b/data"):
         (tmp_path / name).mkdir(parents=True)

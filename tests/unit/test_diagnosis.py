@@ -78,6 +78,7 @@ NOTES = [
     ({"pressure": None}, "not noticed before a lease"),
     ({"swiotlb_used_bytes": None}, "bounce buffers"),
     ({"cni_encryption": None}, "whether the CNI encrypts"),
+    ({"volume_data_direct_io": None}, "disk probes fail there"),
 ]
 
 
@@ -98,6 +99,66 @@ def test_what_nobody_looked_for_is_no_finding_and_the_page_says_so():
     old = Environment((Fact("kernel", "5.10", "uname"),), TEE)
     assert diagnose(old) == ()
     assert "not tried: run the doctor on the node itself" in page("n1", old, ())
+
+
+MEDIUM = TeeVerdict(TeeKind.TDX, None, None, Confidence.MEDIUM, ())
+UNKNOWN = TeeVerdict(TeeKind.UNKNOWN, None, None, Confidence.LOW, ("CPUID 0x8000001F: the host's leaf",))
+TORN = TeeVerdict(TeeKind.TDX, None, None, Confidence.LOW, ("against it: CPUID 0x0: 'AuthenticAMD' makes no tdx",))
+
+
+@pytest.mark.parametrize(("tee", "told"), [(UNKNOWN, "does not tell the kind"), (TORN, "tdx on thin or contradictory")])
+def test_a_verdict_that_does_not_hold_is_a_note(tee, told):
+    (finding,) = diagnose(Environment(node().facts, tee))
+    assert (finding.weight, finding.subject) == (Weight.NOTE, "TEE")
+    assert told in finding.what
+    assert "wrong pool" in finding.cost
+    assert diagnose(Environment(node().facts, MEDIUM)) == ()
+
+
+def test_facts_of_another_version_that_are_no_numbers_judge_nothing_and_break_nothing():
+    numbers = ("clock_cost_ns", "clock_resolution_ns", "memory_lock_limit", "throttled_now", "pressure_now_worst")
+    odd = node(**dict.fromkeys((*numbers, "timer_late_share", "timer_late_p50_ns"), "soon"), cpu_quota="1 0")
+    assert diagnose(odd) == ()
+    assert "wakes unknown us late (p50)" in page("n1", odd, ())
+
+
+NETWORK = {
+    "interface_bond0_mtu": "9000",
+    "interface_bond0_state": "up",
+    "interface_bond0_kind": "bond",
+    "interface_bond0_carried_by": "eth0 eth1",
+    "interface_eth2_mtu": "1500",
+    "interface_eth2_state": "down",
+    "interface_lo_mtu": "65536",
+    "default_route": "none",
+    "default_route_v6": "bond0 mtu 9000 (device)",
+    "hypervisor": "none",
+    "cpu_quota_around": "150000 100000",
+    "capabilities": "0000000000000000",
+}
+
+
+def test_the_page_tells_the_network_as_it_is():
+    text = page("n1", node(**NETWORK), ())
+    assert "bond0          bond over eth0 eth1, driver unknown, MTU 9000" in text
+    assert "down           eth2\n" in text
+    assert "default route  none; IPv6: bond0 mtu 9000 (device)" in text
+    assert "  lo " not in text
+
+
+def test_the_page_puts_rights_and_quotas_into_words():
+    text = page("n1", node(**NETWORK), ())
+    assert "hypervisor     none shows itself" in text
+    assert "CPU quota      none; of the groups around: 150000 of each 100000 us; stopped by it" in text
+    assert "no capabilities" in text
+    assert "stolen time    told (read steal)" in text
+    assert "direct I/O available" in text
+    assert "disks          unknown" in text
+
+
+def test_what_was_only_told_and_not_tried_says_so():
+    told = Environment(tuple(fact for fact in node().facts if fact.name != "volume_data_direct_io"), TEE)
+    assert "direct I/O not tried: run the doctor on the node itself" in page("n1", told, ())
 
 
 def test_the_worst_comes_first():

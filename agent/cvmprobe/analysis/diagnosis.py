@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from cvmprobe.model.environment import Environment
+from cvmprobe.model.environment import Confidence, Environment, TeeKind
 
 __all__ = [
     "Finding",
@@ -15,6 +15,7 @@ __all__ = [
     "examination_record",
     "finding_record",
     "is_sound",
+    "number_of",
     "volume_names",
 ]
 
@@ -96,7 +97,7 @@ def examination_record(node: str, environment: Environment) -> dict[str, object]
 
 
 def _clock(environment: Environment) -> Iterator[Finding]:
-    cost = _number(environment, "clock_cost_ns")
+    cost = number_of(environment, "clock_cost_ns")
     if cost is not None and cost > _SLOW_CLOCK_NS:
         yield _unsound(
             "clock", f"one reading takes {cost:,.0f} ns", "every stamp is part of what it measures", _CLOCK_REMEDY
@@ -105,7 +106,7 @@ def _clock(environment: Environment) -> Iterator[Finding]:
         yield _note(
             "clock", "it is read by a system call", f"each stamp costs {cost:,.0f} ns" if cost else "", _CLOCK_REMEDY
         )
-    resolution = _number(environment, "clock_resolution_ns")
+    resolution = number_of(environment, "clock_resolution_ns")
     if resolution is not None and resolution > _COARSE_CLOCK_NS:
         yield _unsound("clock", f"it counts in steps of {resolution:,.0f} ns", "latencies below that are rounded")
     if (environment.value("clock_discipline") or "").startswith("not synchronized"):
@@ -123,7 +124,7 @@ _CLOCK_REMEDY: Final = (
 
 
 def _timer(environment: Environment) -> Iterator[Finding]:
-    share = _number(environment, "timer_late_share")
+    share = number_of(environment, "timer_late_share")
     if share is not None and share > _LATE_SHARE:
         yield _unsound(
             "timer",
@@ -131,15 +132,16 @@ def _timer(environment: Environment) -> Iterator[Finding]:
             "operations at a rate start late, and a closed loop may be starved",
             "measure when the node is quieter, or where the CPUs are not shared",
         )
-    worst = _number(environment, "pressure_now_worst")
+    worst = number_of(environment, "pressure_now_worst")
     if worst is not None and worst > _PRESSED_SHARE:
         yield _note(
-            "pressure", f"tasks wait just now: {environment.value('pressure_now')}", "windows are flagged pressed"
+            "pressure",
+            f"tasks wait just now: {environment.value('pressure_now')}",
+            "windows of a lease that begins now are flagged pressed",
+            "measure when the node is quieter",
         )
-    if _is_unknown(environment, "pressure"):
-        yield _note(
-            "pressure", "the kernel does not count it", "a busy node is not noticed before a lease", "boot with psi=1"
-        )
+    for why in _unknown(environment, "pressure"):
+        yield _note("pressure", f"not told: {why}", "a busy node is not noticed before a lease", "boot with psi=1")
 
 
 def _processor(environment: Environment) -> Iterator[Finding]:
@@ -151,15 +153,15 @@ def _processor(environment: Environment) -> Iterator[Finding]:
             yield weigh(
                 "cpu", f"{whose} may use {cpus:g} CPUs", "engines are stopped at the quota", "run without a CPU limit"
             )
-    if (_number(environment, "throttled_now") or 0) > 0:
+    if (number_of(environment, "throttled_now") or 0) > 0:
         yield _unsound("cpu", "the quota stopped this process while it only looked", "figures show the quota")
-    if _is_unknown(environment, "steal"):
+    if list(_unknown(environment, "steal")):
         yield _note("cpu", "whether time is stolen is unknown", "a neighbour on the host looks like a slow node")
 
 
 def _cpus(quota: str) -> float | None:
     share, _, period = quota.partition(" ")
-    return None if share == "max" else int(share) / int(period)
+    return int(share) / int(period) if share.isdecimal() and period.isdecimal() and int(period) else None
 
 
 def _engines(environment: Environment) -> Iterator[Finding]:
@@ -172,9 +174,9 @@ def _engines(environment: Environment) -> Iterator[Finding]:
     gso = environment.value("engine_udp_gso")
     if gso is not None and gso != _AVAILABLE:
         yield _note("UDP GSO", gso, "UDP streams send datagram by datagram: about a tenth of the rate")
-    lock = environment.value("memory_lock_limit")
-    if lock is not None and lock != "unlimited" and int(lock) < _LOCK_BYTES:
-        yield _note("io_uring", f"only {int(lock):,} bytes may be locked", "deep queues use unregistered buffers")
+    lock = number_of(environment, "memory_lock_limit")
+    if lock is not None and lock < _LOCK_BYTES:
+        yield _note("io_uring", f"only {lock:,.0f} bytes may be locked", "deep queues use unregistered buffers")
 
 
 def _volumes(environment: Environment) -> Iterator[Finding]:
@@ -190,6 +192,8 @@ def _volumes(environment: Environment) -> Iterator[Finding]:
         direct = environment.value(f"volume_{name}_direct_io")
         if direct is not None and direct != _AVAILABLE:
             yield _unsound(f"volume {name}", f"direct I/O is {direct}", "figures would be the page cache's")
+        for why in _unknown(environment, f"volume_{name}_direct_io"):
+            yield _note(f"volume {name}", why, "disk probes fail there", "let this user write in the directory")
 
 
 def volume_names(environment: Environment) -> list[str]:
@@ -200,28 +204,40 @@ def volume_names(environment: Environment) -> list[str]:
 
 def _rights(environment: Environment) -> Iterator[Finding]:
     """Tell what an ordinary pod may not see."""
-    fact = next((fact for fact in environment.facts if fact.name == "swiotlb_boot"), None)
-    if fact is not None and fact.value is None and "may not be read" in fact.source:
+    if any("may not be read" in why for why in _unknown(environment, "swiotlb_boot")):
         yield _note(
             "kernel log",
             "may not be read",
             "the kernel's own word on TEE and bounce buffers stays unknown",
             "CAP_SYSLOG",
         )
-    if _is_unknown(environment, "swiotlb_used_bytes"):
+    for why in _unknown(environment, "swiotlb_used_bytes"):
         yield _note(
-            "debugfs",
-            "cannot be read here",
+            "bounce buffers",
+            f"their use is not told: {why}",
             "how full the bounce buffers are stays unknown",
             "root, and debugfs mounted",
         )
-    if _is_unknown(environment, "cni_encryption"):
+    if list(_unknown(environment, "cni_encryption")):
         yield _note(
             "host network",
             "no tunnel device is seen here",
             "whether the CNI encrypts stays unknown",
             "an agent on the host's network",
         )
+
+
+def _tee(environment: Environment) -> Iterator[Finding]:
+    """Tell of a verdict that a comparison of pools should not lean on."""
+    tee = environment.tee
+    if tee.kind is TeeKind.UNKNOWN:
+        yield _note("TEE", "what there is to read does not tell the kind", _POOLS, _TEE_REMEDY)
+    elif tee.confidence is Confidence.LOW:
+        yield _note("TEE", f"{tee.kind} on thin or contradictory evidence: see above", _POOLS, _TEE_REMEDY)
+
+
+_POOLS: Final = "the node may stand in the wrong pool of a comparison"
+_TEE_REMEDY: Final = "an agent as root on the host, which sees the guest's devices and the kernel's log"
 
 
 _JUDGES: Final[tuple[Callable[[Environment], Iterator[Finding]], ...]] = (
@@ -231,6 +247,7 @@ _JUDGES: Final[tuple[Callable[[Environment], Iterator[Finding]], ...]] = (
     _engines,
     _volumes,
     _rights,
+    _tee,
 )
 
 
@@ -242,11 +259,14 @@ def _unsound(subject: str, what: str, cost: str, remedy: str = "") -> Finding:
     return Finding(Weight.UNSOUND, subject, what, cost, remedy)
 
 
-def _number(environment: Environment, name: str) -> float | None:
-    value = environment.value(name)
-    return None if value is None else float(value)
+def number_of(environment: Environment, name: str) -> float | None:
+    """Return a fact as a number; None where it is unknown, or none: it may come from another version's agent."""
+    try:
+        return float(environment.value(name) or "")
+    except ValueError:
+        return None
 
 
-def _is_unknown(environment: Environment, name: str) -> bool:
-    """Whether somebody looked for a fact and could not have it."""
-    return any(fact.name == name and fact.value is None for fact in environment.facts)
+def _unknown(environment: Environment, name: str) -> Iterator[str]:
+    """Yield why a fact that somebody looked for could not be had; nothing where it was, or nobody looked."""
+    yield from (fact.source for fact in environment.facts if fact.name == name and fact.value is None)

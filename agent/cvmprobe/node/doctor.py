@@ -32,7 +32,11 @@ def named_volumes(paths: list[Path]) -> dict[str, Path]:
     """Return directories by their last name, numbered where two share one. Raises UsageError."""
     volumes: dict[str, Path] = {}
     for path in paths:
-        if not path.is_dir():
+        try:
+            is_directory = path.is_dir()
+        except OSError as error:
+            raise UsageError(f"--volume {path}: {error.strerror}: run as a user who may go there") from None
+        if not is_directory:
             raise UsageError(f"--volume {path}: there is no such directory")
         name = path.resolve().name or "root"
         volumes[name if name not in volumes else f"{name}{len(volumes)}"] = path

@@ -127,6 +127,18 @@ def test_a_volume_that_takes_no_file_is_one_clear_line():
     assert "\n" not in str(result.error)
 
 
+def test_a_directory_that_vanishes_meanwhile_costs_no_result(disk_dir):
+    volume = disk_dir / "volume"
+    volume.mkdir()
+    execution = prepare(setup(volume, workers=2))
+    for _ in execution.observe():
+        if volume.exists():
+            volume.rmdir()
+    assert not volume.exists()
+    assert execution.result().totals["reads"] > 0
+    assert execution.result().error is None
+
+
 def test_a_log_says_what_etcd_would_think_of_it(disk_dir):
     _, result = run(setup(disk_dir, mode="wal", file_bytes=8 * MIB))
     assert result.error is None

@@ -260,6 +260,15 @@ def test_an_unused_file_is_freed_after_a_while(disk_dir):
     assert shelf.take(disk_dir, MIB) is None
 
 
+def test_a_file_whose_directory_vanished_is_freed(disk_dir, shelf):
+    volume = disk_dir / "volume"
+    volume.mkdir()
+    file = scratch.prepare(volume, MIB, max_bytes=MIB)
+    volume.rmdir()
+    shelf.put(volume, file)
+    assert not is_open(file.fd)
+
+
 def test_every_worker_finds_its_file_again(disk_dir, shelf):
     files = [scratch.prepare(disk_dir, MIB, max_bytes=MIB) for _ in range(2)]
     for file in files:

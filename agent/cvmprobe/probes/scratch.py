@@ -136,8 +136,12 @@ class Shelf:
         return Scratch(scratch.fd, size_bytes, 0, facts)
 
     def put(self, volume: pathlib.Path, scratch: Scratch) -> None:
-        """Keep ``scratch`` for a while for whoever measures this directory next."""
-        key = _key(volume, scratch.size_bytes)
+        """Keep ``scratch`` for a while for whoever measures this directory next; free it where that has vanished."""
+        try:
+            key = _key(volume, scratch.size_bytes)
+        except UsageError:
+            scratch.close()
+            return
         timer = threading.Timer(self._keep_s, self._free, [key, scratch])
         timer.daemon = True  # the process may end before: its descriptors, and so the files, end with it
         with self._lock:

@@ -121,10 +121,13 @@ $(TSAN_ENV)/installed: $(SOURCES) | preflight
 	@touch $@
 
 tsan: $(TSAN_ENV)/installed ## tests of the responder and the network engines under ThreadSanitizer
-	@LD_PRELOAD="$$($${CC:-cc} -print-file-name=libtsan.so)" TSAN_OPTIONS="exitcode=66 suppressions=$(CURDIR)/tests/native/tsan.supp" \
+	@rm -f build/tsan/report.*
+	@LD_PRELOAD="$$($${CC:-cc} -print-file-name=libtsan.so)" \
+	TSAN_OPTIONS="exitcode=66 log_path=$(CURDIR)/build/tsan/report suppressions=$(CURDIR)/tests/native/tsan.supp" \
 	$(TSAN_ENV)/bin/python -m pytest tests/native/test_responder.py tests/native/test_responder_door.py tests/native/test_open_admission.py \
 	  tests/native/test_udp_door.py tests/native/test_udp_rr.py tests/native/test_udp_stream.py tests/native/test_tcp_rr.py \
-	  tests/native/test_tcp_stream.py tests/native/test_lifecycle.py -k "not stays" $(PYTEST_ARGS)
+	  tests/native/test_tcp_stream.py tests/native/test_tcp_crr.py tests/native/test_lifecycle.py -k "not stays" $(PYTEST_ARGS) \
+	  || { cat build/tsan/report.* 2>/dev/null; exit 1; }
 
 IMAGE_TOOL ?= $(shell command -v buildah >/dev/null && echo buildah bud || echo docker build)
 IMAGE_VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' agent/cvmprobe/__init__.py)

@@ -178,9 +178,9 @@ static inline void worker_join(struct worker *w)
         return;
     pthread_join(w->thread, NULL);
     w->spawned = 0;
-    if (w->schedstat >= 0)
-        close(w->schedstat);
-    w->schedstat = -1;
+    int schedstat = __atomic_exchange_n(&w->schedstat, -1, __ATOMIC_RELAXED); /* a snapshot may be under way */
+    if (schedstat >= 0)
+        close(schedstat);
 }
 
 /* CPU time of the worker so far, ns. */
@@ -197,10 +197,11 @@ static inline uint64_t worker_cpu_ns(const struct worker *w)
     return __atomic_load_n(&w->cpu_ns, __ATOMIC_ACQUIRE);
 }
 
-/* How long the worker was ready and had no CPU so far, ns; COUNTER_UNKNOWN where the kernel does not tell. */
+/* How long the worker was ready and had no CPU so far, ns; COUNTER_UNKNOWN where the kernel does not tell.
+ * What it told last counts, for the file may be closed, and its number another's, by the time it is read. */
 static inline uint64_t worker_run_delay_ns(const struct worker *w)
 {
-    uint64_t now = worker_read_run_delay(w->schedstat);
+    uint64_t now = worker_read_run_delay(__atomic_load_n(&w->schedstat, __ATOMIC_RELAXED));
     uint64_t final = counter_read(&w->run_delay_ns);
     return final == COUNTER_UNKNOWN ? now : final;
 }

@@ -49,6 +49,20 @@ async def test_a_newer_attachment_of_the_same_start_ends_the_older_one_first(wor
         assert (collector.attached, collector.ended) == (4, 2)
 
 
+async def test_the_starts_of_one_endpoint_are_a_few_and_the_newest(world):
+    collector = MemoryCollector()
+    async with world.serve(ingest=collector) as port, open_channel(f"127.0.0.1:{port}", world.client_tls) as channel:
+        calls = []
+        for node, start in [("b", "other"), *(("a", f"start-{number}") for number in range(6))]:
+            call = IngestServiceStub(channel).Attach(metadata=bearer(f"agent-{node}"))
+            await call.write(encode_hello(a_hello(node, start)))
+            assert (await call.read()).WhichOneof("message") == "welcome"
+            calls.append(call)
+        assert [await older.code() for older in calls[1:3]] == [grpc.StatusCode.FAILED_PRECONDITION] * 2
+        assert (collector.attached, collector.ended) == (7, 2)
+        assert not any(call.done() for call in (calls[0], *calls[3:]))
+
+
 async def raw_attachment(world, port, *requests):
     """Send ``requests`` after a Hello, and end the stream; gives the responses' kinds, the status and its text."""
     async with open_channel(f"127.0.0.1:{port}", world.client_tls) as channel:

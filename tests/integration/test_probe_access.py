@@ -175,3 +175,28 @@ async def test_health_alone_is_served_without_tls_to_a_prober_that_knows_none():
                 pass
     async with serve_health("") as nothing:
         assert nothing == 0
+
+
+async def test_one_caller_cannot_take_all_calls(world, monkeypatch):
+    monkeypatch.setattr("cvmprobe.wire.calls._CALLS_CAP", 3)
+    async with (
+        world.serve(probe=MemoryCluster()) as port,
+        open_channel(f"127.0.0.1:{port}", world.client_tls) as channel,
+    ):
+        stub = ProbeServiceStub(channel)
+        watches = [stub.WatchWindows(probe_pb2.WatchWindowsRequest(), metadata=bearer("viewer")) for _ in range(3)]
+        for watch in watches:
+            await watch.initial_metadata()
+        with pytest.raises(grpc.aio.AioRpcError, match="has 3 calls open already; end some"):
+            await stub.ListNodes(probe_pb2.ListNodesRequest(), metadata=bearer("viewer"))
+        await stub.ListNodes(probe_pb2.ListNodesRequest(), metadata=bearer("runner"))
+        watches[0].cancel()
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    await stub.ListNodes(probe_pb2.ListNodesRequest(), metadata=bearer("viewer"))
+                except grpc.aio.AioRpcError:
+                    continue
+                break
+        for watch in watches:
+            watch.cancel()

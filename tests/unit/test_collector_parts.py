@@ -5,6 +5,7 @@ import datetime as dt
 import json
 import stat
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from cryptography import x509
@@ -15,6 +16,7 @@ from cvmprobe.collector.identity import read_tokens
 from cvmprobe.collector.live import Live
 from cvmprobe.errors import ConfigError
 from cvmprobe.model.endpoint import Endpoint, Role, VolumeTarget
+from cvmprobe.model.histogram import Histogram
 from cvmprobe.model.query import Missed, Selection
 from cvmprobe.model.window import Direction, Instance, Phase, Probe, Window
 from cvmprobe.wire.identity import Access, Principal
@@ -139,3 +141,25 @@ def test_each_instance_is_listed_once_with_its_last_window_and_the_oldest_are_fo
     listed = live.probes(lambda instance: True)
     assert len(listed) < 5_000
     assert "l" not in {status.instance.assignment_id for status in listed}
+
+
+def test_an_agent_that_says_much_is_forgotten_itself():
+    live = Live()
+    live.window(window(1, node="b", lease="of b"))
+    for number in range(5_000):
+        live.window(window(1, lease=str(number)))
+    listed = live.probes(lambda instance: True)
+    assert "of b" in {status.instance.assignment_id for status in listed}
+    assert "4999" in {status.instance.assignment_id for status in listed}
+
+
+async def test_large_windows_of_one_agent_fill_no_memory_behind_a_stalled_watcher():
+    live = Live()
+    watch = live.watch_windows(lambda instance: True)
+    first = asyncio.ensure_future(anext(watch))
+    await asyncio.sleep(0)
+    heavy = replace(window(1), histograms={"latency_ns": Histogram(buckets=dict.fromkeys(range(16_000), 1))})
+    for _ in range(1_000):
+        live.window(heavy)
+    assert await first == Missed(1_000 - (32 << 20) // heavy.weight)
+    await watch.aclose()

@@ -41,3 +41,19 @@ async def test_a_slow_watcher_keeps_the_newest_and_learns_how_many_it_missed():
         assert [await anext(stream) for _ in range(4)] == [Missed(7), 8, 9, 10]
         feed.publish(11)
         assert await anext(stream) == 11
+
+
+async def test_what_is_heavy_leaves_room_for_fewer_and_the_newest_is_always_there():
+    feed = Feed(10, weight=5, weigh=abs)
+    stream, first = await started(feed, lambda _: True)
+    async with aclosing(stream):
+        feed.publish(1)
+        assert await first == 1
+        for item in (2, -2, 3, 2):
+            feed.publish(item)
+        assert [await anext(stream) for _ in range(3)] == [Missed(2), 3, 2]
+        feed.publish(1)
+        feed.publish(100)
+        assert [await anext(stream) for _ in range(2)] == [Missed(1), 100]
+        feed.publish(5)
+        assert await anext(stream) == 5

@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -171,6 +172,22 @@ async def test_a_stream_that_cannot_be_stored_is_not_read_on_for_ever():
         assert agent.queue.qsize() == 1
         collector.store.refuse = lambda asked: False
         await until(lambda: agent.acked == 3)
+
+
+async def test_of_a_stream_of_large_windows_less_is_read_on():
+    facts = {"note": "x" * 60_000}
+    async with Collector().running() as collector:
+        agent = await attach(collector)
+        collector.store.refuse = lambda asked: True
+        large = [Batch(seq, tuple(replace(window(seq), facts=facts) for _ in range(400))) for seq in (1, 2)]
+        await agent.send(*large)
+        agent.queue.put_nowait(batch(3))
+        agent.queue.put_nowait(batch(4))
+        await until(lambda: agent.queue.qsize() == 1)
+        await asyncio.sleep(0.01)
+        assert agent.queue.qsize() == 1
+        collector.store.refuse = lambda asked: False
+        await until(lambda: agent.acked == 4)
 
 
 async def test_samples_that_cannot_be_stored_are_counted():

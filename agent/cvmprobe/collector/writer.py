@@ -27,6 +27,7 @@ _GATHER_S = 0.3
 _RETRY_S = 1.0
 _GROUP_ROWS = 10_000
 _BACKLOG_ROWS = 5_000  # of one stream
+_ROW_BYTES = 8 << 10  # more than any common row takes in memory
 
 _T = TypeVar("_T")
 
@@ -177,7 +178,8 @@ class Writer:
 
 
 def _rows(batch: Batch) -> int:
-    return sum(len(window.counters) + len(window.histograms) for window in batch.windows) + 1
+    """Count a batch's rows, and what is uncommonly large as several: what waits is bounded by their number."""
+    return sum(len(one.counters) + len(one.histograms) + one.weight // _ROW_BYTES for one in batch.windows) + 1
 
 
 def _write(store: Store, work: _Work) -> _Outcome:

@@ -92,6 +92,10 @@ class ClockPair:
     unix_ns: int
 
 
+_WINDOW_BYTES = 1_024  # its instance included
+_METRIC_BYTES = 256
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """Counters and histograms of one interval: the difference of two snapshots of an engine.
@@ -108,6 +112,13 @@ class Window:
     histograms: Mapping[str, Histogram] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)  # as found: engine, congestion control, placement
     flags: frozenset[Flag] = frozenset()
+
+    @property
+    def weight(self) -> int:
+        """About the bytes it takes in memory, for those who hold many."""
+        names = sum(len(key) + len(text) for key, text in self.facts.items())
+        buckets = sum(len(histogram.buckets) for histogram in self.histograms.values())
+        return _WINDOW_BYTES + names + _METRIC_BYTES * (len(self.counters) + len(self.histograms)) + 64 * buckets
 
 
 @dataclass(frozen=True, slots=True)

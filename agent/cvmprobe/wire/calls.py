@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
@@ -11,6 +12,7 @@ from typing import TypeVar
 import grpc
 
 from cvmprobe.errors import DeniedError, ProbeError, RefusedError, UnreachableError, UsageError
+from cvmprobe.model.endpoint import Role
 from cvmprobe.wire.channel import ANSWERED, LET_IN
 from cvmprobe.wire.identity import OPEN_METHODS, Authenticator, Principal, allowed
 
@@ -25,6 +27,8 @@ class NotServedError(UsageError):
     """This server does not serve that method."""
 
 
+_Caller = tuple[str, str | None, Role | None, str | None]
+_CALLS_CAP = 256  # of one caller at a time, so that the others are served
 _CALLER: ContextVar[Principal] = ContextVar("caller")
 _STATUS: tuple[tuple[type[ProbeError], grpc.StatusCode], ...] = (
     (DeniedError, grpc.StatusCode.PERMISSION_DENIED),
@@ -47,6 +51,7 @@ class Gate(grpc.aio.ServerInterceptor):
     def __init__(self, authenticator: Authenticator) -> None:
         self._authenticator = authenticator
         self._calls: set[asyncio.Task[None]] = set()
+        self._of_caller: Counter[_Caller] = Counter()
 
     async def emptied(self) -> None:
         """Wait until every call has ended; its server has stopped."""
@@ -74,15 +79,29 @@ class Gate(grpc.aio.ServerInterceptor):
             return _refusal(
                 grpc.StatusCode.PERMISSION_DENIED, f"{principal.name} ({principal.access}) may not call {method}"
             )
+        one = principal.name, principal.node, principal.role, principal.pod_uid
+        if self._of_caller[one] >= _CALLS_CAP:
+            return _refusal(
+                grpc.StatusCode.FAILED_PRECONDITION, f"{principal.name} has {_CALLS_CAP} calls open already; end some"
+            )
         _CALLER.set(principal)
-        self._follow()
+        self._follow(one)
         return await continuation(handler_call_details)
 
-    def _follow(self) -> None:
+    def _follow(self, one: _Caller) -> None:
         task = asyncio.current_task()  # gRPC serves a call in one task, this one
-        if task is not None:
-            self._calls.add(task)
-            task.add_done_callback(self._calls.discard)
+        if task is None:
+            return
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._calls.discard(task)
+            self._of_caller[one] -= 1
+            if not self._of_caller[one]:
+                del self._of_caller[one]
+
+        self._calls.add(task)
+        self._of_caller[one] += 1
+        task.add_done_callback(ended)
 
 
 def _status(error: ProbeError) -> grpc.StatusCode:

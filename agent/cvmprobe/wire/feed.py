@@ -15,11 +15,14 @@ T = TypeVar("T")
 class Feed(Generic[T]):
     """Hands every published item to every watcher that wants it. For use within one event loop.
 
-    A watcher whose queue is full loses its oldest items, and finds ``Missed(count)`` in their place.
+    A watcher's queue holds ``depth`` items, or fewer where ``weigh`` finds them heavier than ``weight`` together.
+    When it is full, the watcher loses its oldest items, and finds ``Missed(count)`` in their place.
     """
 
-    def __init__(self, depth: int) -> None:
+    def __init__(self, depth: int, weight: int | None = None, weigh: Callable[[T], int] = lambda _: 1) -> None:
         self._depth = depth
+        self._weight = depth if weight is None else weight
+        self._weigh = weigh
         self._watchers: set[_Watcher[T]] = set()
 
     @property
@@ -29,12 +32,15 @@ class Feed(Generic[T]):
 
     def publish(self, item: T) -> None:
         """Offer ``item`` to all watchers; never blocks."""
+        if not self._watchers:
+            return
+        weight = self._weigh(item)
         for watcher in self._watchers:
-            watcher.offer(item)
+            watcher.offer(item, weight)
 
     async def watch(self, wanted: Callable[[T], bool]) -> AsyncIterator[T | Missed]:
         """Items published from the first step on that are ``wanted``; never ends by itself."""
-        watcher = _Watcher(wanted, self._depth)
+        watcher = _Watcher(wanted, self._depth, self._weight)
         self._watchers.add(watcher)
         try:
             while True:
@@ -44,19 +50,24 @@ class Feed(Generic[T]):
 
 
 class _Watcher(Generic[T]):
-    """One watcher's queue: the newest ``depth`` items, and how many older ones it lost before them."""
+    """One watcher's queue: the newest items that fit, and how many older ones it lost before them."""
 
-    def __init__(self, wanted: Callable[[T], bool], depth: int) -> None:
+    def __init__(self, wanted: Callable[[T], bool], depth: int, weight: int) -> None:
         self._wanted = wanted
-        self._queue: deque[T] = deque(maxlen=depth)
+        self._depth = depth
+        self._room = weight
+        self._queue: deque[tuple[T, int]] = deque()
         self._missed = 0
         self._filled = asyncio.Event()
 
-    def offer(self, item: T) -> None:
+    def offer(self, item: T, weight: int) -> None:
         if not self._wanted(item):
             return
-        self._missed += len(self._queue) == self._queue.maxlen
-        self._queue.append(item)
+        while self._queue and (len(self._queue) == self._depth or weight > self._room):
+            self._pop()
+            self._missed += 1
+        self._queue.append((item, weight))
+        self._room -= weight
         self._filled.set()
 
     async def take(self) -> T | Missed:
@@ -64,7 +75,12 @@ class _Watcher(Generic[T]):
         if self._missed:
             missed, self._missed = Missed(self._missed), 0
             return missed
-        item = self._queue.popleft()
+        item = self._pop()
         if not self._queue:
             self._filled.clear()
+        return item
+
+    def _pop(self) -> T:
+        item, weight = self._queue.popleft()
+        self._room += weight
         return item

@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 _HELLO_S = 10.0  # how long a caller may keep silent before it says who it is
 _OUTBOUND_CAP = 1024  # messages an agent may leave unread before it counts as gone
+_AT_ONCE = 4  # starts of one endpoint: the living, and some that the network still holds
 _STARTS_CAP = 10_000  # starts of which the last aside is remembered
 _DISPENSABLE = frozenset({"samples", "lease_report", "preview"})  # unreadable, these cost themselves alone
 
@@ -27,7 +28,7 @@ _Start = tuple[str, str, str]  # endpoint, boot id, start id
 
 
 class IngestService(IngestServiceServicer):
-    """Serves agents' attachments; at most one per start of an agent, the newest."""
+    """Serves agents' attachments; one per start of an agent, the newest, and a few per endpoint."""
 
     def __init__(self, handler: IngestHandler) -> None:
         self._handler = handler
@@ -41,7 +42,7 @@ class IngestService(IngestServiceServicer):
         hello = await _hello(requests)
         principal = _admitted(hello)
         start = (str(hello.endpoint), hello.boot_id, hello.start_id)
-        while (older := self._attached.get(start)) is not None:
+        while (older := self._in_the_way(start)) is not None:
             logger.info("%s attached anew; its older attachment ends", hello.endpoint)
             older.cancel()
             await asyncio.wait({older})
@@ -57,6 +58,13 @@ class IngestService(IngestServiceServicer):
         finally:
             task.cancel()
             await asyncio.wait({task})
+
+    def _in_the_way(self, start: _Start) -> asyncio.Task[None] | None:
+        """Return the attachment that must end before ``start`` attaches; None where there is none."""
+        if start in self._attached:
+            return self._attached[start]
+        of_endpoint = [task for other, task in self._attached.items() if other[0] == start[0]]
+        return of_endpoint[0] if len(of_endpoint) >= _AT_ONCE else None
 
     def _ended(self, start: _Start, attachment: "_Attachment") -> None:
         del self._attached[start]
@@ -123,7 +131,7 @@ class _Attachment:
         if self._refusal is not None:
             raise UsageError(self._refusal)
         if task.cancelled():
-            raise RefusedError("a newer attachment of this start took the place of this one")
+            raise RefusedError("a newer attachment took the place of this one")
         task.result()
 
     def _send(self, message: CollectorMessage | Receipt) -> None:

@@ -118,12 +118,12 @@ def named(mapping: Mapping[str, T], field: str) -> dict[str, T]:
     return dict(mapping)
 
 
-def texts(mapping: Mapping[str, str], field: str) -> dict[str, str]:
-    """Take a mapping from names to text; refuse too many, a bad name, and more than ``TEXTS_CAP`` in all."""
+def texts(mapping: Mapping[str, str], field: str, cap: int = TEXTS_CAP) -> dict[str, str]:
+    """Take a mapping from names to text; refuse too many, a bad name, and more than ``cap`` characters in all."""
     taken = {key: text(value, f"{field}[{key}]") for key, value in named(mapping, field).items()}
     size = sum(len(key) + len(value) for key, value in taken.items())
-    if size > TEXTS_CAP:
-        raise WireError(f"{field}: {size} characters, at most {TEXTS_CAP} are taken")
+    if size > cap:
+        raise WireError(f"{field}: {size} characters, at most {cap} are taken")
     return taken
 
 

@@ -47,6 +47,7 @@ ROW_BYTES = 16
 _SCHEMAS = range(-4, 9)
 _INDEX_CAP = 64 << 8  # the bucket of 2^64 at the finest schema
 _HISTOGRAMS_CAP = 64  # of one window
+_PARAMETERS_CAP = 4_096  # characters; every window carries them
 _BUCKETS_CAP = 65_536  # of one window
 _UNIX_NS_CAP = (1 << 63) - 1  # a signed time of day in ns, as readers of the snapshot have it
 _BLOCK_CAP = 1 << 20  # bytes of rows
@@ -115,7 +116,7 @@ def decode_instance(message: wire.Instance) -> Instance:
         target=within("target", decode_target, message.target),
         direction=DIRECTIONS.decode(message.direction, "direction"),
         repeat=message.repeat,
-        parameters=texts(message.parameters, "parameters"),
+        parameters=texts(message.parameters, "parameters", _PARAMETERS_CAP),
     )
 
 

@@ -32,6 +32,12 @@ def shelf():
     made.clear()
 
 
+@pytest.fixture
+def named_files(monkeypatch):
+    """As on a file system that cannot make files without a name: kernels without O_TMPFILE read the flag as EISDIR."""
+    monkeypatch.setattr(os, "O_TMPFILE", os.O_DIRECTORY | os.O_WRONLY)
+
+
 def is_open(fd):
     try:
         os.fstat(fd)
@@ -63,11 +69,48 @@ def test_the_file_has_no_name_and_ends_with_its_descriptor(disk_dir):
     assert not is_open(file.fd)
 
 
-def test_where_unnamed_files_are_not_to_be_had_the_name_goes_at_once(disk_dir, monkeypatch):
-    monkeypatch.setattr(os, "O_TMPFILE", os.O_DIRECTORY | os.O_WRONLY)  # so kernels without it read the flag: EISDIR
+@pytest.mark.usefixtures("named_files")
+def test_where_unnamed_files_are_not_to_be_had_the_name_goes_at_once(disk_dir):
     file = scratch.prepare(disk_dir, MIB, max_bytes=MIB)
     assert (list(disk_dir.iterdir()), os.fstat(file.fd).st_nlink) == ([], 0)
     file.close()
+
+
+@pytest.mark.usefixtures("named_files")
+def test_a_name_that_a_kill_left_goes_at_the_next_start_and_nothing_else_does(disk_dir):
+    code = (
+        "import os, pathlib, signal, sys\nfrom cvmprobe.probes import scratch\n"
+        "os.O_TMPFILE = os.O_DIRECTORY | os.O_WRONLY\n"
+        "pathlib.Path.unlink = lambda path, missing_ok=False: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "scratch.prepare(pathlib.Path(sys.argv[1]), 1 << 20, max_bytes=1 << 20)"
+    )
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
+    killed = subprocess.run([sys.executable, "-c", code, disk_dir], env=environment, timeout=60, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list(disk_dir.iterdir())) == 1
+    others = [disk_dir / ".cvmprobe-notes", disk_dir / f"cvmprobe-{'0' * 32}", disk_dir / f".cvmprobe-{'a' * 32}"]
+    others[0].touch()
+    others[1].touch()
+    others[2].mkdir()
+    file = scratch.prepare(disk_dir, MIB, max_bytes=MIB)
+    assert set(disk_dir.iterdir()) == set(others)
+    file.close()
+
+
+@pytest.mark.usefixtures("named_files")
+def test_two_starts_may_take_away_each_others_names(disk_dir, monkeypatch):
+    opened = os.open
+
+    def open_and_lose(path, *given):
+        fd = opened(path, *given)
+        Path(path).unlink()
+        return fd
+
+    monkeypatch.setattr(scratch.os, "open", open_and_lose)
+    fd = scratch._open_unnamed(disk_dir, os.O_DIRECT)
+    monkeypatch.undo()
+    assert os.fstat(fd).st_nlink == 0
+    os.close(fd)
 
 
 @pytest.mark.parametrize("make", ["prepare", "allocate"])

@@ -1,8 +1,9 @@
 """The disk probe's scratch files: filled with random data, proven to lie on the device, gone with their process.
 
 The file never has a name (or loses it at once where the file system cannot make it without), so the kernel
-frees it when the last descriptor closes: after success, an error, or kill -9. Nobody else can open it, so a
-re-used one is known to hold what was written here; its extents are proven again each time all the same.
+frees it when the last descriptor closes: after success, an error, or kill -9. A name that a kill left in the moment
+before it was to go is taken away by the next start. Nobody else can open an unnamed file, so a re-used one is known to
+hold what was written here; its extents are proven again each time all the same.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import fcntl
 import mmap
 import os
 import pathlib
+import re
 import struct
 import threading
 import uuid
@@ -36,6 +38,7 @@ FIEMAP_EXTENT = struct.Struct("=QQQ2QI3I")  # logical, physical, length, reserve
 FIEMAP_FLAG_SYNC = 0x1
 FIEMAP_ROOM = 256  # extents per call
 EXTENT_LAST = 0x1
+_OUR_NAME = re.compile(r"\.cvmprobe-[0-9a-f]{32}")
 UNSOUND_EXTENTS = {0x2: "unknown", 0x4: "delayed", 0x200: "inline", 0x800: "unwritten"}
 
 
@@ -295,14 +298,23 @@ def _open_unnamed(volume: pathlib.Path, direct: int) -> int:
         except OSError as error:
             if error.errno not in {errno.EOPNOTSUPP, errno.EISDIR}:
                 raise
+        _remove_leftovers(volume)
         path = volume / f".cvmprobe-{uuid.uuid4().hex}"
         fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
-        path.unlink()
+        path.unlink(missing_ok=True)  # another start may have taken it for left over
     except OSError as error:
         if error.errno == errno.EINVAL:
             raise UnsoundError(f"volume {volume} has no direct I/O: reads would come from the page cache") from error
         raise EngineError("open", error.errno or 0, f"make a scratch file in {volume}") from error
     return fd
+
+
+def _remove_leftovers(volume: pathlib.Path) -> None:
+    """Take away names that a killed process had no time to; a file in use loses only its name, as it was about to."""
+    for path in volume.glob(".cvmprobe-*"):
+        if _OUR_NAME.fullmatch(path.name):
+            with contextlib.suppress(OSError):  # a directory, or not ours to remove
+                path.unlink()
 
 
 def _mount_of(volume: pathlib.Path) -> _Mount:

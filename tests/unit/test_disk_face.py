@@ -131,6 +131,8 @@ def test_a_log_says_whether_etcds_advice_is_kept():
     }
     missed = _judge_log((log_window(100, 2), log_window(100, 1)))
     assert missed[0].facts["etcd_advice"].startswith("not kept: 3 of 200")
+    few = [_judge_log((log_window(99, slow),))[0].facts["etcd_advice"] for slow in (0, 1, 2)]
+    assert [said.split(":")[0] for said in few] == ["undecided", "undecided", "not kept"]
     assert "etcd_advice" not in _judge_log((log_window(9, 9, Phase.WARMUP),))[0].facts
 
 

@@ -219,7 +219,7 @@ def _judge_log(windows: tuple[Window, ...]) -> tuple[Window, ...]:
     slow = sum(window.counters["slow_syncs"] for window in steady)
     if not syncs:
         return windows
-    verdict = "kept" if slow * 100 <= syncs else "not kept"
+    verdict = "not kept" if slow * 100 > max(syncs, 100) else "kept" if syncs >= 100 else "undecided"  # noqa: PLR2004 - %
     said = f"{verdict}: {slow} of {syncs} syncs took over 10 ms, and 1 in 100 may"
     return tuple(replace(window, facts={**window.facts, "etcd_advice": said}) for window in windows)
 

@@ -24,15 +24,15 @@ class Disk:
 
 
 @contextmanager
-def loop_disk(where: Path, size_bytes: int) -> Iterator[Disk]:
+def loop_disk(where: Path, size_bytes: int, sector_bytes: int = 512) -> Iterator[Disk]:
     """Make an ext4 file system in a file of ``where``, and mount it; all of it is gone at the end."""
     image, directory = where / "image", where / "mounted"
     directory.mkdir()
     with image.open("wb") as file:
         file.truncate(size_bytes)
-    _run("mkfs.ext4", "-q", "-F", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0", str(image))
-    device = _run("losetup", "--find", "--show", str(image))
+    device = _run("losetup", "--find", "--show", "--sector-size", str(sector_bytes), str(image))
     try:
+        _run("mkfs.ext4", "-q", "-F", "-b", "4096", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0", device)
         _run("mount", device, str(directory))
         number = Path(device).stat().st_rdev
         yield Disk(directory, f"{os.major(number)}:{os.minor(number)}")

@@ -9,7 +9,7 @@ import pytest
 from tests.accuracy.cgroups import group
 from tests.accuracy.loop_device import MIB, loop_disk
 
-from cvmprobe.errors import EngineError, UnsoundError
+from cvmprobe.errors import EngineError, UnsoundError, UsageError
 from cvmprobe.model.endpoint import Endpoint, Role, VolumeTarget
 from cvmprobe.model.window import Direction, Flag, Instance, Phase, Probe
 from cvmprobe.native.disk import Disk
@@ -38,29 +38,33 @@ def small_disk(tmp_path):
 
 
 @contextmanager
-def made_disk(tmp_path, size_bytes):
+def made_disk(tmp_path, size_bytes, sector_bytes=512):
     if missing := [tool for tool in TOOLS if shutil.which(tool) is None]:
         pytest.skip(f"missing {', '.join(missing)} (Debian: apt-get install mount e2fsprogs)")
     with ExitStack() as undo:
         try:
-            made = undo.enter_context(loop_disk(tmp_path, size_bytes))
+            made = undo.enter_context(loop_disk(tmp_path, size_bytes, sector_bytes))
         except RuntimeError as refusal:
             pytest.skip(f"no loop device to be had: {refusal}")
         undo.callback(scratch.SHELF.clear)  # an open file keeps the mount busy
         yield made
 
 
-def measure(directory, *, duration_ms, **parameters):
-    """One execution of the probe; its result."""
+def measure(directory, **asked):
+    """One execution of the probe that ends well; its result."""
+    result = execute(directory, **asked)
+    assert result.error is None
+    return result
+
+
+def execute(directory, *, duration_ms, **parameters):
     asked = {name: str(value) for name, value in {"file_bytes": 32 * MIB, **parameters}.items()}
     instance = Instance(
         "0" * 32, Probe.DISK, Endpoint("n", Role.POD), VolumeTarget("v"), Direction.NONE, 0, parameters=asked
     )
     execution = prepare(Setup(instance, 500, duration_ms, 1 << 40, volume=directory))
     list(execution.observe())
-    result = execution.result()
-    assert result.error is None
-    return result
+    return execution.result()
 
 
 def throttled(disk, limit, **parameters):
@@ -166,6 +170,16 @@ def test_a_disk_that_is_full_keeps_nothing(small_disk, monkeypatch, make):
     os.sync()
     assert small_disk.free_bytes() == before
     assert [path.name for path in small_disk.directory.iterdir()] == ["lost+found"]
+
+
+def test_a_device_with_sectors_of_4096_bytes_takes_no_smaller_blocks(tmp_path):
+    with made_disk(tmp_path, 32 * MIB, sector_bytes=4096) as made:
+        refused = execute(made.directory, duration_ms=100, file_bytes=MIB, block_bytes=512).error
+        assert isinstance(refused, UsageError)
+        assert f"block_bytes=512: the device under {made.directory} takes larger blocks" in str(refused)
+        for mode, block_bytes in (("randread", 4096), ("wal", 512)):
+            done = measure(made.directory, duration_ms=100, file_bytes=MIB, mode=mode, block_bytes=block_bytes)
+            assert done.totals.get("reads", 0) + done.totals.get("writes", 0) > 0
 
 
 def test_at_half_of_what_the_device_can_do_nothing_queues(disk):

@@ -145,6 +145,14 @@ def test_allocated_but_unwritten_blocks_are_unsound(plain_file):
         scratch.prove(plain_file, MIB)
 
 
+def test_a_block_smaller_than_the_device_takes_is_refused_and_named(make_scratch):
+    file = make_scratch(MIB)
+    for block_bytes in (4096, MIB):
+        scratch.check_block(file.fd, block_bytes, Path("/volume"))
+    with pytest.raises(UsageError, match="block_bytes=100: the device under /volume"):
+        scratch.check_block(file.fd, 100, Path("/volume"))
+
+
 def test_one_unwritten_block_in_a_written_file_is_found(plain_file):
     scratch.fill(plain_file, MIB, "fill")
     scratch.prove(plain_file, MIB)

@@ -15,7 +15,7 @@ from cvmprobe.probes.disk_parameters import DiskParameters, Load, cost, read_loa
 from cvmprobe.probes.entry import Entry, Metric
 from cvmprobe.probes.execution import Completed, Execution, Setup
 from cvmprobe.probes.little import judge_in_flight
-from cvmprobe.probes.scratch import SHELF, Scratch, allocate, check_limits, prepare
+from cvmprobe.probes.scratch import SHELF, Scratch, allocate, check_block, check_limits, prepare
 
 if TYPE_CHECKING:  # the catalog is readable where no engine is built
     from cvmprobe.native.disk import Disk
@@ -109,6 +109,8 @@ class _DiskFace:
         for _ in range(missing):
             self._files.append(self._prepare_file(stopping))
             self._written_before += self._files[-1].filled_bytes
+        if not load.log:
+            check_block(self._files[0].fd, load.block_bytes, self._volume)
         if load.writes and setup.max_bytes - self._written_before < load.block_bytes:
             raise UsageError(
                 f"disk: making the scratch file used up the {setup.max_bytes} bytes that may be written:"

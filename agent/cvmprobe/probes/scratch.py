@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 from cvmprobe.errors import EngineError, UnsoundError, UsageError
 
-__all__ = ["SHELF", "Scratch", "Shelf", "allocate", "check_limits", "fill", "prepare", "prove"]
+__all__ = ["SHELF", "Scratch", "Shelf", "allocate", "check_block", "check_limits", "fill", "prepare", "prove"]
 
 MIB = 1 << 20
 FREE_SHARE = 0.15  # kubelet evicts pods when a node's disk has 10 % (image disk: 15 %) left
@@ -271,6 +271,20 @@ def check_limits(volume: pathlib.Path, size_bytes: int, max_bytes: int) -> None:
             f"file_bytes={size_bytes} would leave less than {FREE_SHARE:.0%} ({floor} bytes) of {volume} free"
             f" ({free} bytes are now): ask for a smaller file or make room"
         )
+
+
+def check_block(fd: int, block_bytes: int, volume: pathlib.Path) -> None:
+    """Raise UsageError where direct I/O is not to be had in blocks of this size, as of 512 bytes on a 4K device."""
+    with mmap.mmap(-1, block_bytes) as block:
+        try:
+            os.preadv(fd, [block], block_bytes if os.fstat(fd).st_size > block_bytes else 0)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise EngineError("preadv", error.errno or 0, f"read a scratch file in {volume}") from error
+            raise UsageError(
+                f"block_bytes={block_bytes}: the device under {volume} takes larger blocks alone:"
+                " give a multiple of 4096"
+            ) from error
 
 
 def _check_disk(volume: pathlib.Path, *, any_filesystem: bool) -> _Mount:

@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import sys
 from contextlib import aclosing
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -117,6 +118,16 @@ async def test_errors_of_the_handler_keep_their_kind(world):
             with pytest.raises(kind, match=str(error)) as raised:
                 await probes.get_run("r")
             assert type(raised.value) is kind
+
+
+async def test_a_sum_that_no_number_holds_is_left_out_of_the_summaries(world):
+    class Boundless(MemoryCluster):
+        async def summarize(self, selection, span):
+            (summary,) = await super().summarize(selection, span)
+            return [replace(summary, count=2**64), summary]
+
+    async with world.serve(probe=Boundless()) as port, client(world, port) as probes:
+        assert [summary.count for summary in await probes.summarize(Selection(), TimeRange())] == [5]
 
 
 async def test_a_page_token_of_somebody_else_is_refused(world):

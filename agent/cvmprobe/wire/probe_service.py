@@ -1,12 +1,13 @@
 # ruff: noqa: N802 -- methods are named by their rpcs
 """ProbeService: what a person asks, answered by a handler in the model's terms."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Protocol, TypeVar
 
 from cvmprobe.errors import UsageError, WireError
-from cvmprobe.model.query import Missed
+from cvmprobe.model.query import Missed, Summary
 from cvmprobe.v1 import probe_pb2 as wire
 from cvmprobe.v1.probe_pb2_grpc import ProbeServiceServicer
 from cvmprobe.wire.calls import NotServedError, answered, streamed
@@ -25,6 +26,8 @@ from cvmprobe.wire.codec.query import (
 from cvmprobe.wire.handler import LiveHandler, ProbeHandler
 
 __all__ = ["ProbeService"]
+
+logger = logging.getLogger(__name__)
 
 _PAGE_ENTRIES = 1000
 _PAGE_BYTES = 1 << 20
@@ -113,7 +116,7 @@ class ProbeService(ProbeServiceServicer):
         """Summarize stored windows."""
         selection, span = _asked(decode_selection, request.selection), _asked(decode_span, request.span)
         summaries = await self._collector().summarize(selection, span)
-        return wire.SummarizeResponse(summaries=[encode_summary(summary) for summary in summaries])
+        return wire.SummarizeResponse(summaries=_countable(summaries))
 
     @answered
     async def StartRun(self, request: wire.StartRunRequest) -> wire.StartRunResponse:
@@ -171,6 +174,15 @@ def _asked(decode: Callable[[M], T], message: M) -> T:
         return decode(message)
     except WireError as error:
         raise UsageError(f"the request is refused: {error}") from error
+
+
+def _countable(summaries: Iterable[Summary]) -> Iterator[wire.Summary]:
+    """Encode summaries. A sum past 64 bits counts nothing that happened; it is left out, for the others' sake."""
+    for summary in summaries:
+        try:
+            yield encode_summary(summary)
+        except ValueError:
+            logger.warning("%s of %s is left out: its sum has over 64 bits", summary.metric, summary.source)
 
 
 def _suite(suite: str) -> str:

@@ -27,20 +27,11 @@ from cvmprobe.native.disk_load cimport (
     disk_worker,
 )
 from cvmprobe.native.engine cimport Engine
+from cvmprobe.native.memory cimport (
+    MAP_ANONYMOUS, MAP_FAILED, MAP_POPULATE, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap,
+)
 from cvmprobe.native.pace cimport pace_init, pace_random
 from cvmprobe.native.worker cimport worker
-
-
-cdef extern from "<sys/mman.h>" nogil:
-    enum:
-        PROT_READ
-        PROT_WRITE
-        MAP_PRIVATE
-        MAP_ANONYMOUS
-        MAP_POPULATE
-    void *MAP_FAILED
-    void *mmap(void *address, size_t length, int protection, int flags, int fd, long offset)
-    int munmap(void *address, size_t length)
 
 
 cdef enum:

@@ -21,24 +21,15 @@ from cvmprobe.errors import EngineError, UsageError
 from cvmprobe.native.clock cimport clock_now_ns, clock_sleep_until
 from cvmprobe.native.counters cimport COUNTER_UNKNOWN, counter_read
 from cvmprobe.native.histogram cimport Histogram, histogram, histogram_add, histogram_init
+from cvmprobe.native.memory cimport (
+    MAP_ANONYMOUS, MAP_FAILED, MAP_POPULATE, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap,
+)
 from cvmprobe.native.placement cimport PLACEMENT_MAX_CPUS
 from cvmprobe.native.ring cimport ring, ring_close, ring_drain, ring_open, ring_pending, ring_row
 from cvmprobe.native.worker cimport (
     WORKER_NAME_BYTES, gate, gate_await, gate_set, worker, worker_cpu_ns, worker_error_call, worker_halt,
     worker_join, worker_loop, worker_prepare, worker_run_delay_ns, worker_spawn,
 )
-
-
-cdef extern from "<sys/mman.h>" nogil:
-    enum:
-        PROT_READ
-        PROT_WRITE
-        MAP_PRIVATE
-        MAP_ANONYMOUS
-        MAP_POPULATE
-    void *MAP_FAILED
-    void *mmap(void *address, size_t length, int protection, int flags, int fd, long offset)
-    int munmap(void *address, size_t length)
 
 
 cdef enum:

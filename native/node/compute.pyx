@@ -19,20 +19,10 @@ from cvmprobe.native.clock cimport clock_now_ns
 from cvmprobe.native.counters cimport counter_add
 from cvmprobe.native.engine cimport Engine
 from cvmprobe.native.histogram cimport histogram, histogram_record
+from cvmprobe.native.memory cimport (
+    MADV_NOHUGEPAGE, MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, madvise, mmap, munmap,
+)
 from cvmprobe.native.worker cimport worker, worker_fail, worker_halt, worker_running
-
-
-cdef extern from "<sys/mman.h>" nogil:
-    enum:
-        PROT_READ
-        PROT_WRITE
-        MAP_PRIVATE
-        MAP_ANONYMOUS
-        MADV_NOHUGEPAGE
-    void *MAP_FAILED
-    void *mmap(void *address, size_t length, int protection, int flags, int fd, long offset)
-    int madvise(void *address, size_t length, int advice)
-    int munmap(void *address, size_t length)
 
 
 cdef extern from "node/compute_kernels.h" nogil:

@@ -5,6 +5,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from cvmprobe.native.budget cimport budget
 from cvmprobe.native.engine cimport Engine
 from cvmprobe.native.session cimport hello, results, session_key, session_terms
+from cvmprobe.native.sys_socket cimport sockaddr_storage, socklen_t
 from cvmprobe.native.worker cimport worker
 
 
@@ -19,14 +20,6 @@ cdef extern from "session/socket_options.h" nogil:
     struct refusal:
         uint32_t option
         uint32_t error
-
-
-cdef extern from "<sys/socket.h>" nogil:
-    ctypedef unsigned int socklen_t
-    struct sockaddr:
-        unsigned short sa_family
-    struct sockaddr_storage:
-        unsigned short ss_family
 
 
 cdef extern from "session/initiator.h" nogil:

@@ -32,13 +32,15 @@ from cvmprobe.errors import UsageError
 from cvmprobe.native.clock cimport clock_now_ns
 from cvmprobe.native.counters cimport COUNTER_UNKNOWN, counter_add, counter_read
 from cvmprobe.native.histogram cimport histogram, histogram_record
-from cvmprobe.native.initiator cimport (
-    INITIATOR_DRAIN_NS, Initiator, await_results, initiator, initiator_reserve, sockaddr, socklen_t,
-)
+from cvmprobe.native.initiator cimport INITIATOR_DRAIN_NS, Initiator, await_results, initiator, initiator_reserve
 from cvmprobe.native.pace cimport PACE_LATE_NS, pace, pace_init, pace_start, pace_wait
 from cvmprobe.native.port_budget cimport port_budget, port_budget_init, port_budget_take
 from cvmprobe.native.ring cimport ring, ring_push
 from cvmprobe.native.session cimport KIND_TCP_CRR, SESSION_MAX_SHORT, SESSION_MIN_TOKEN, hello, session_key
+from cvmprobe.native.sys_socket cimport (
+    MSG_NOSIGNAL, SHUT_WR, SOCK_CLOEXEC, SOCK_STREAM, SOL_SOCKET, SO_RCVTIMEO, SO_SNDTIMEO, connect, recv, send,
+    setsockopt, shutdown, sockaddr, socket,
+)
 from cvmprobe.native.tcp_path cimport (
     TCP_PATH_NAME_BYTES, tcp_congestion_control, tcp_path, tcp_path_init, tcp_path_read,
 )
@@ -49,22 +51,6 @@ PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")  # of IPv6, too
 
 cdef extern from "session/tcp_crr_token.h" nogil:
     void tcp_crr_token(const session_key *k, const hello *control, uint8_t *token)
-
-cdef extern from "<sys/socket.h>" nogil:
-    enum:
-        MSG_NOSIGNAL
-        SHUT_WR
-        SOCK_CLOEXEC
-        SOCK_STREAM
-        SOL_SOCKET
-        SO_RCVTIMEO
-        SO_SNDTIMEO
-    int socket(int family, int type, int protocol)
-    int connect(int fd, const sockaddr *address, socklen_t size)
-    int setsockopt(int fd, int level, int name, const void *value, socklen_t size)
-    ssize_t send(int fd, const void *data, size_t size, int flags)
-    ssize_t recv(int fd, void *data, size_t size, int flags)
-    int shutdown(int fd, int how)
 
 cdef extern from "<errno.h>" nogil:
     enum:

@@ -39,6 +39,7 @@ from cvmprobe.native.ring cimport ring, ring_push
 from cvmprobe.native.session cimport (
     KIND_TCP_RR, SESSION_MAX_MESSAGE, SESSION_MAX_SOCKETS, WAIT_BLOCK, WAIT_EPOLL, WAIT_SPIN,
 )
+from cvmprobe.native.sys_socket cimport MSG_DONTWAIT, SHUT_WR, recv, shutdown
 from cvmprobe.native.tcp_path cimport TCP_PATH_NAME_BYTES, tcp_congestion_control, tcp_path_read, tcp_path_watch
 from cvmprobe.native.tcp_rr_line cimport (
     rr_line, rr_line_await_room, rr_line_begin, rr_line_end, rr_line_look, rr_line_send, rr_line_waits_since,
@@ -50,14 +51,6 @@ from cvmprobe.native.watch cimport (
 from cvmprobe.native.worker cimport worker, worker_fail, worker_running
 
 WAITS = {"block": WAIT_BLOCK, "spin": WAIT_SPIN, "epoll": WAIT_EPOLL}
-
-
-cdef extern from "<sys/socket.h>" nogil:
-    enum:
-        MSG_DONTWAIT
-        SHUT_WR
-    ssize_t recv(int fd, void *data, size_t size, int flags)
-    int shutdown(int fd, int how)
 
 
 cdef enum:

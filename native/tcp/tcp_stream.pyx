@@ -31,6 +31,7 @@ from cvmprobe.native.session cimport (
     DIRECTION_BOTH, DIRECTION_FORWARD, DIRECTION_REVERSE, KIND_TCP_STREAM, RECEIVE_COPY, RECEIVE_DISCARD,
     SESSION_MAX_MESSAGE, SESSION_MAX_STREAMS, session_bins, session_responder_sends,
 )
+from cvmprobe.native.sys_socket cimport SOL_SOCKET, SO_RCVBUF, SO_SNDBUF, getsockopt
 from cvmprobe.native.tcp_path cimport (
     TCP_PATH_NAME_BYTES, tcp_congestion_control, tcp_path, tcp_path_init, tcp_path_read, tcp_path_undrained,
     tcp_path_watch,
@@ -41,14 +42,6 @@ from cvmprobe.native.worker cimport worker, worker_fail, worker_running
 cdef extern from "<errno.h>" nogil:
     enum:
         EDQUOT
-
-cdef extern from "<sys/socket.h>" nogil:
-    enum:
-        SOL_SOCKET
-        SO_RCVBUF
-        SO_SNDBUF
-    int getsockopt(int fd, int level, int name, void *value, unsigned int *size)
-
 
 cdef enum:
     RECEIVE_BYTES = 128 * 1024  # asked of one recv: more would not stay in the cache

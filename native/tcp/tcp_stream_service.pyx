@@ -25,6 +25,7 @@ from cvmprobe.native.session cimport (
     RESULT_PATH_MTU_BYTES, RESULT_REORDERING_EVENTS, RESULT_RETRANSMITTED_SEGMENTS, RESULT_RTT_NS,
     RESULT_RWND_LIMITED_NS, RESULT_SNDBUF_LIMITED_NS, SESSION_CONGESTION_BYTES, session_responder_sends,
 )
+from cvmprobe.native.sys_socket cimport SOL_SOCKET, SO_SNDTIMEO, setsockopt
 from cvmprobe.native.tcp_path cimport (
     TCP_PATH_NAME_BYTES, tcp_congestion_control, tcp_path, tcp_path_init, tcp_path_read, tcp_path_watch,
 )
@@ -35,12 +36,6 @@ cdef extern from "<sys/time.h>" nogil:
     struct timeval:
         long tv_sec
         long tv_usec
-
-cdef extern from "<sys/socket.h>" nogil:
-    enum:
-        SOL_SOCKET
-        SO_SNDTIMEO
-    int setsockopt(int fd, int level, int name, const void *value, unsigned int size)
 
 cdef extern from "<linux/tcp.h>" nogil:
     enum:

@@ -41,18 +41,10 @@ from cvmprobe.native.session cimport (
     KIND_UDP_RR, SESSION_MAX_DATAGRAM, SESSION_MAX_SOCKETS, SESSION_MIN_DATAGRAM, WAIT_BLOCK, WAIT_EPOLL, WAIT_SPIN,
     session_terms,
 )
+from cvmprobe.native.sys_socket cimport MSG_DONTWAIT, MSG_NOSIGNAL, MSG_TRUNC, recv, send
 from cvmprobe.native.udp_datagram cimport udp_header, udp_header_read, udp_tag
 from cvmprobe.native.watch cimport watch, watch_close, watch_index, watch_input, watch_open, watch_wait
 from cvmprobe.native.worker cimport worker, worker_running
-
-
-cdef extern from "<sys/socket.h>" nogil:
-    enum:
-        MSG_DONTWAIT
-        MSG_NOSIGNAL
-        MSG_TRUNC
-    ssize_t send(int fd, const void *data, size_t size, int flags)
-    ssize_t recv(int fd, void *data, size_t size, int flags)
 
 
 cdef enum:

@@ -12,18 +12,10 @@ from libc.stdlib cimport calloc, free
 from cvmprobe.native.clock cimport clock_now_ns
 from cvmprobe.native.service cimport service, service_count, service_drains, service_ended, service_running
 from cvmprobe.native.session cimport RESULT_DUPLICATES, RESULT_REORDERED, RESULT_SEND_ERRORS, WAIT_SPIN
+from cvmprobe.native.sys_socket cimport MSG_DONTWAIT, MSG_NOSIGNAL, MSG_TRUNC, recv, send
 from cvmprobe.native.udp_datagram cimport udp_header, udp_header_read
 from cvmprobe.native.udp_sequence cimport sequence_take, udp_sequence
 from cvmprobe.native.watch cimport watch, watch_close, watch_index, watch_input, watch_open, watch_wait
-
-
-cdef extern from "<sys/socket.h>" nogil:
-    enum:
-        MSG_DONTWAIT
-        MSG_NOSIGNAL
-        MSG_TRUNC
-    ssize_t send(int fd, const void *data, size_t size, int flags)
-    ssize_t recv(int fd, void *data, size_t size, int flags)
 
 
 cdef enum:

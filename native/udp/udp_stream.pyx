@@ -34,6 +34,7 @@ from cvmprobe.native.session cimport (
     OFFLOAD_NONE, SESSION_MAX_DATAGRAM, SESSION_MAX_STREAMS, SESSION_MIN_DATAGRAM, session_bins,
     session_responder_sends,
 )
+from cvmprobe.native.sys_socket cimport MSG_NOSIGNAL, send
 from cvmprobe.native.udp_datagram cimport udp_header, udp_tag
 from cvmprobe.native.udp_flow cimport (
     receiver_dropped, receiver_failed, receiver_new, receiver_open, receiver_receive, sender_afford, sender_new,
@@ -45,12 +46,6 @@ from cvmprobe.native.worker cimport worker, worker_fail, worker_running
 cdef extern from "<errno.h>" nogil:
     enum:
         EDQUOT
-
-cdef extern from "<sys/socket.h>" nogil:
-    enum:
-        MSG_NOSIGNAL
-    ssize_t send(int fd, const void *data, size_t size, int flags)
-
 
 DIRECTIONS = {"forward": DIRECTION_FORWARD, "reverse": DIRECTION_REVERSE, "both": DIRECTION_BOTH}
 OFFLOADS = {"best": OFFLOAD_BEST, "gso": OFFLOAD_GSO, "mmsg": OFFLOAD_MMSG, "none": OFFLOAD_NONE}

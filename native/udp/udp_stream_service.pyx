@@ -25,17 +25,12 @@ from cvmprobe.native.session cimport (
     RESULT_REORDERED, RESULT_REORDER_EXTENT, RESULT_SEND_ERRORS, RESULT_SEND_OFFLOAD, RESULT_SOCKET_DROPS,
     session_responder_sends,
 )
+from cvmprobe.native.sys_socket cimport MSG_DONTWAIT, recv
 from cvmprobe.native.udp_datagram cimport udp_header, udp_header_read
 from cvmprobe.native.udp_flow cimport (
     receiver_dropped, receiver_failed, receiver_new, receiver_open, receiver_receive, sender_afford, sender_new,
     sender_open, sender_send, sender_wait, udp_receiver, udp_sender,
 )
-
-
-cdef extern from "<sys/socket.h>" nogil:
-    enum:
-        MSG_DONTWAIT
-    ssize_t recv(int fd, void *data, size_t size, int flags)
 
 
 cdef int udp_stream_serve(service *v) noexcept nogil:

@@ -51,6 +51,8 @@ cdef extern from "session/initiator.h" nogil:
     void initiator_close(initiator *s)
 
 
+cdef dict round_trip_terms(str wait, unsigned int connections, dict terms)
+cdef dict stream_terms(session, str direction, unsigned int streams, dict terms)
 cdef void await_results(worker *w, initiator *session) noexcept nogil
 
 

@@ -19,15 +19,16 @@ from cvmprobe.native.initiator cimport (
     initiator_await_results, initiator_close, initiator_dial, initiator_init, initiator_resolve,
 )
 from cvmprobe.native.session cimport (
-    RESULT_BUSY_NS, RESULT_BYTES, RESULT_CONGESTION, RESULT_CPU_NS, RESULT_DUPLICATES, RESULT_FIRST_NS,
-    RESULT_JITTER_NS, RESULT_LAST_NS, RESULT_LOST, RESULT_MIN_RTT_NS, RESULT_MSS_BYTES, RESULT_NODE_BASELINE_NS,
-    RESULT_NODE_BUSY_NS, RESULT_NODE_IRQ_NS, RESULT_NODE_SOFTIRQ_NS, RESULT_OPERATIONS, RESULT_PATH_MTU_BYTES,
-    RESULT_RECEIVE_OFFLOAD, RESULT_REORDERED, RESULT_REORDERING_EVENTS, RESULT_REORDER_EXTENT,
-    RESULT_RETRANSMITTED_SEGMENTS, RESULT_RTT_NS, RESULT_RUN_DELAY_NS, RESULT_RWND_LIMITED_NS, RESULT_SEND_ERRORS,
-    RESULT_SEND_OFFLOAD, RESULT_SENT_BYTES, RESULT_SENT_OPERATIONS,
+    DIRECTION_BOTH, DIRECTION_FORWARD, DIRECTION_REVERSE, RESULT_BUSY_NS, RESULT_BYTES, RESULT_CONGESTION,
+    RESULT_CPU_NS, RESULT_DUPLICATES, RESULT_FIRST_NS, RESULT_JITTER_NS, RESULT_LAST_NS, RESULT_LOST,
+    RESULT_MIN_RTT_NS, RESULT_MSS_BYTES, RESULT_NODE_BASELINE_NS, RESULT_NODE_BUSY_NS, RESULT_NODE_IRQ_NS,
+    RESULT_NODE_SOFTIRQ_NS, RESULT_OPERATIONS, RESULT_PATH_MTU_BYTES, RESULT_RECEIVE_OFFLOAD, RESULT_REORDERED,
+    RESULT_REORDERING_EVENTS, RESULT_REORDER_EXTENT, RESULT_RETRANSMITTED_SEGMENTS, RESULT_RTT_NS, RESULT_RUN_DELAY_NS,
+    RESULT_RWND_LIMITED_NS, RESULT_SEND_ERRORS, RESULT_SEND_OFFLOAD, RESULT_SENT_BYTES, RESULT_SENT_OPERATIONS,
     RESULT_SNDBUF_LIMITED_NS, RESULT_SOCKET_DROPS, RESULT_UNKNOWN, SERIES_BYTES, SERIES_COUNT, SERIES_OPERATIONS,
-    SERIES_SENT_BYTES, SERIES_SENT_OPERATIONS, SESSION_CONGESTION_BYTES, session_bins, session_id_set,
-    session_key_set, session_kind_is_udp, session_terms, session_terms_set, session_terms_sound,
+    SERIES_SENT_BYTES, SERIES_SENT_OPERATIONS, SESSION_CONGESTION_BYTES, SESSION_MAX_STREAMS, WAIT_BLOCK, WAIT_EPOLL,
+    WAIT_SPIN, session_bins, session_id_set, session_key_set, session_kind_is_udp, session_terms, session_terms_set,
+    session_terms_sound,
 )
 from cvmprobe.native.worker cimport worker, worker_fail
 
@@ -75,6 +76,8 @@ SERIES = {
     "sent_bytes": SERIES_SENT_BYTES,
     "sent_operations": SERIES_SENT_OPERATIONS,
 }
+WAITS = {"block": WAIT_BLOCK, "spin": WAIT_SPIN, "epoll": WAIT_EPOLL}
+DIRECTIONS = {"forward": DIRECTION_FORWARD, "reverse": DIRECTION_REVERSE, "both": DIRECTION_BOTH}
 
 
 # What a kernel can refuse: in words, the term, what to do.
@@ -94,6 +97,28 @@ class Results(dict):
 
     def __missing__(self, name):
         raise WireError(f"the responder did not tell its {name}: it is of another version, or is none of ours")
+
+
+cdef dict round_trip_terms(str wait, unsigned int connections, dict terms):
+    """Return terms with those of round trips over so many connections, which both ends await alike."""
+    if wait not in WAITS:
+        raise UsageError(f"wait {wait!r}: there are {', '.join(WAITS)}")
+    return {**terms, "sockets": connections, "wait": WAITS[wait], "interval_ms": 1000}  # no bins are kept
+
+
+cdef dict stream_terms(session, str direction, unsigned int streams, dict terms):
+    """Return terms with those of so many streams each way; for both, half of what the session allows goes each way."""
+    if direction not in DIRECTIONS:
+        raise UsageError(f"direction {direction!r}: there are {', '.join(DIRECTIONS)}")
+    ways = 2 if direction == "both" else 1
+    if not 0 < streams * ways <= SESSION_MAX_STREAMS:
+        raise UsageError(f"{streams} streams: there may be 1 to {SESSION_MAX_STREAMS // ways}")
+    if terms["dscp"] > 63:
+        raise UsageError(f"dscp {terms['dscp']}: there are 0 to 63")
+    limit = min(session.max_bytes // ways, terms.get("byte_limit") or UINT64_MAX)
+    if not limit and direction != "forward":
+        raise UsageError(f"{session.max_bytes} bytes are allowed: a responder that sends needs some")
+    return {**terms, "sockets": streams * ways, "direction": DIRECTIONS[direction], "byte_limit": limit}
 
 
 cdef void await_results(worker *w, initiator *session) noexcept nogil:

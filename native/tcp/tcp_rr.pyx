@@ -32,13 +32,13 @@ from cvmprobe.errors import EngineError, UsageError
 from cvmprobe.native.clock cimport clock_now_ns, clock_real_ns
 from cvmprobe.native.counters cimport COUNTER_UNKNOWN, counter_add, counter_read
 from cvmprobe.native.histogram cimport histogram, histogram_record
-from cvmprobe.native.initiator cimport INITIATOR_DRAIN_NS, Initiator, await_results, initiator, initiator_reserve
+from cvmprobe.native.initiator cimport (
+    INITIATOR_DRAIN_NS, Initiator, await_results, initiator, initiator_reserve, round_trip_terms,
+)
 from cvmprobe.native.kernel_stamp cimport kernel_stamp_ask, kernel_stamp_recv
 from cvmprobe.native.pace cimport PACE_LATE_NS, pace, pace_init, pace_next, pace_sleep, pace_start
 from cvmprobe.native.ring cimport ring, ring_push
-from cvmprobe.native.session cimport (
-    KIND_TCP_RR, SESSION_MAX_MESSAGE, SESSION_MAX_SOCKETS, WAIT_BLOCK, WAIT_EPOLL, WAIT_SPIN,
-)
+from cvmprobe.native.session cimport KIND_TCP_RR, SESSION_MAX_MESSAGE, SESSION_MAX_SOCKETS, WAIT_EPOLL, WAIT_SPIN
 from cvmprobe.native.sys_socket cimport MSG_DONTWAIT, SHUT_WR, recv, shutdown
 from cvmprobe.native.tcp_path cimport TCP_PATH_NAME_BYTES, tcp_congestion_control, tcp_path_read, tcp_path_watch
 from cvmprobe.native.tcp_rr_line cimport (
@@ -49,8 +49,6 @@ from cvmprobe.native.watch cimport (
     watch, watch_add, watch_close, watch_ends, watch_index, watch_open, watch_wait,
 )
 from cvmprobe.native.worker cimport worker, worker_fail, worker_running
-
-WAITS = {"block": WAIT_BLOCK, "spin": WAIT_SPIN, "epoll": WAIT_EPOLL}
 
 
 cdef enum:
@@ -288,19 +286,14 @@ cdef class TcpRr(Initiator):
             raise UsageError(f"{connections} connections: there may be 1 to {SESSION_MAX_SOCKETS}")
         if not 0 < depth <= MAX_DEPTH:
             raise UsageError(f"depth {depth}: 1 to {MAX_DEPTH} requests may be under way on a connection")
-        if wait not in WAITS:
-            raise UsageError(f"wait {wait!r}: there are {', '.join(WAITS)}")
         if wait == "block" and (connections > 1 or (depth > 1 and rate_per_s)):
             raise UsageError("wait=block sleeps in recv of one connection, and starts nothing meanwhile: for more "
                              "connections, or depth at a rate, ask for wait=epoll or wait=spin")
-        terms = {
-            "sockets": connections,
-            "wait": WAITS[wait],
-            "interval_ms": 1000,  # no bins are kept
+        terms = round_trip_terms(wait, connections, {
             "duration_ms": duration_ms or 0,
             "request_bytes": request_bytes,
             "response_bytes": response_bytes,
-        }
+        })
         self._invite(KIND_TCP_RR, terms, session, giving_up)
         self._rate_per_s = rate_per_s
         self._poisson = poisson

@@ -14,7 +14,7 @@ all of it is acknowledged; a peer that takes nothing wakes it every 50 ms.
 """
 
 from libc.errno cimport EAGAIN, EINTR, ENOMEM, errno
-from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
@@ -24,12 +24,11 @@ from cvmprobe.native.clock cimport clock_now_ns, clock_sleep_until
 from cvmprobe.native.counters cimport COUNTER_UNKNOWN, counter_add, counter_read
 from cvmprobe.native.histogram cimport histogram, histogram_record
 from cvmprobe.native.initiator cimport (
-    INITIATOR_DRAIN_NS, Initiator, await_results, initiator, initiator_reserve, initiator_take_in,
+    INITIATOR_DRAIN_NS, Initiator, await_results, initiator, initiator_reserve, initiator_take_in, stream_terms,
 )
 from cvmprobe.native.intervals cimport intervals, intervals_at
 from cvmprobe.native.session cimport (
-    DIRECTION_BOTH, DIRECTION_FORWARD, DIRECTION_REVERSE, KIND_TCP_STREAM, RECEIVE_COPY, RECEIVE_DISCARD,
-    SESSION_MAX_MESSAGE, SESSION_MAX_STREAMS, session_bins, session_responder_sends,
+    KIND_TCP_STREAM, RECEIVE_COPY, RECEIVE_DISCARD, SESSION_MAX_MESSAGE, session_bins, session_responder_sends,
 )
 from cvmprobe.native.sys_socket cimport SOL_SOCKET, SO_RCVBUF, SO_SNDBUF, getsockopt
 from cvmprobe.native.tcp_path cimport (
@@ -43,11 +42,10 @@ cdef extern from "<errno.h>" nogil:
     enum:
         EDQUOT
 
+
 cdef enum:
     RECEIVE_BYTES = 128 * 1024  # asked of one recv: more would not stay in the cache
     DRAIN_LOOK_NS = 5000000  # between two looks at whether everything is acknowledged
-
-DIRECTIONS = {"forward": DIRECTION_FORWARD, "reverse": DIRECTION_REVERSE, "both": DIRECTION_BOTH}
 
 
 cdef struct stream:
@@ -187,21 +185,9 @@ cdef class TcpStream(Initiator):
                  uint64_t rate_bytes_per_s=0, uint64_t byte_limit=0, str congestion not None="",
                  str placement not None="inherit", giving_up=lambda: False):
         super().__init__(placement=placement, duration_ms=duration_ms)
-        if direction not in DIRECTIONS:
-            raise UsageError(f"direction {direction!r}: there are {', '.join(DIRECTIONS)}")
-        ways = 2 if direction == "both" else 1
-        if not 0 < streams * ways <= SESSION_MAX_STREAMS:
-            raise UsageError(f"{streams} streams: there may be 1 to {SESSION_MAX_STREAMS // ways}")
         if not 0 < message_bytes <= SESSION_MAX_MESSAGE:
             raise UsageError(f"messages of {message_bytes} bytes: there may be 1 to {SESSION_MAX_MESSAGE}")
-        if dscp > 63:
-            raise UsageError(f"dscp {dscp}: there are 0 to 63")
-        limit = min(<uint64_t>session.max_bytes // ways, byte_limit or UINT64_MAX)
-        if not limit and direction != "forward":
-            raise UsageError(f"{session.max_bytes} bytes are allowed: a responder that sends needs some")
-        terms = {
-            "sockets": streams * ways,
-            "direction": DIRECTIONS[direction],
+        terms = stream_terms(session, direction, streams, {
             "receive": RECEIVE_DISCARD if discard else RECEIVE_COPY,
             "dscp": dscp,
             "interval_ms": interval_ms,
@@ -211,14 +197,14 @@ cdef class TcpStream(Initiator):
             "rcvbuf_bytes": rcvbuf_bytes,
             "mss": mss,
             "rate_bytes_per_s": rate_bytes_per_s,
-            "byte_limit": limit,
+            "byte_limit": byte_limit,
             "congestion": congestion.encode(),
-        }
+        })
         self._streams = streams
         self._invite(KIND_TCP_STREAM, terms, session, giving_up)
         self._facts["engine"] = "tcp_stream"
         self._facts["receive"] = "discard" if discard else "copy"
-        self._staff(streams * ways + 1, sizeof(stream), stream_loop, NULL)
+        self._staff(self._session.terms.sockets + 1, sizeof(stream), stream_loop, NULL)
 
     cdef int _outfit(self, worker *w) except -1:
         cdef stream *s = <stream *>w

@@ -33,13 +33,14 @@ from cvmprobe.native.flight cimport (
     flight_is_full, flight_land, flight_slot,
 )
 from cvmprobe.native.histogram cimport histogram, histogram_record
-from cvmprobe.native.initiator cimport Initiator, await_results, initiator, initiator_reserve, initiator_sent_last
+from cvmprobe.native.initiator cimport (
+    Initiator, await_results, initiator, initiator_reserve, initiator_sent_last, round_trip_terms,
+)
 from cvmprobe.native.kernel_stamp cimport kernel_stamp_ask, kernel_stamp_recv
 from cvmprobe.native.pace cimport PACE_LATE_NS, pace, pace_init, pace_next, pace_start
 from cvmprobe.native.ring cimport ring, ring_push
 from cvmprobe.native.session cimport (
-    KIND_UDP_RR, SESSION_MAX_DATAGRAM, SESSION_MAX_SOCKETS, SESSION_MIN_DATAGRAM, WAIT_BLOCK, WAIT_EPOLL, WAIT_SPIN,
-    session_terms,
+    KIND_UDP_RR, SESSION_MAX_DATAGRAM, SESSION_MAX_SOCKETS, SESSION_MIN_DATAGRAM, WAIT_BLOCK, WAIT_SPIN, session_terms,
 )
 from cvmprobe.native.sys_socket cimport MSG_DONTWAIT, MSG_NOSIGNAL, MSG_TRUNC, recv, send
 from cvmprobe.native.udp_datagram cimport udp_header, udp_header_read, udp_tag
@@ -52,8 +53,6 @@ cdef enum:
     SLICE_NS = 50000000  # longest sleep without a look at `running`
     MAX_DEPTH = 256
     MAX_TIMEOUT_MS = 1000  # what is under way at the deadline must be over before the drain is
-
-WAIT_NAMES = {"block": WAIT_BLOCK, "spin": WAIT_SPIN, "epoll": WAIT_EPOLL}
 
 
 cdef struct slot:
@@ -269,19 +268,14 @@ cdef class UdpRr(Initiator):
         ):
             if not least <= value <= most:
                 raise UsageError(f"{value} {what}: there may be {least} to {most} with wait {wait}")
-        if wait not in WAIT_NAMES:
-            raise UsageError(f"wait {wait!r}: there are {', '.join(WAIT_NAMES)}")
         if connections * depth >= FLIGHT_SLOTS:
             raise UsageError(f"{connections} connections with {depth} requests each are too many: "
                              f"{FLIGHT_SLOTS - 1} may be under way in all")
-        terms = {
-            "sockets": connections,
-            "wait": WAIT_NAMES[wait],
-            "interval_ms": 1000,  # no bins are kept
+        terms = round_trip_terms(wait, connections, {
             "duration_ms": duration_ms or 0,
             "request_bytes": request_bytes,
             "response_bytes": response_bytes,
-        }
+        })
         self._invite(KIND_UDP_RR, terms, session, giving_up)
         self._rate_per_s = rate_per_s
         self._poisson = poisson

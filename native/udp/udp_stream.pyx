@@ -24,15 +24,14 @@ from cvmprobe.errors import EngineError, UsageError
 
 from cvmprobe.native.counters cimport COUNTER_UNKNOWN, counter_read, counter_set
 from cvmprobe.native.initiator cimport (
-    Initiator, await_results, initiator, initiator_sent_last, initiator_take_in,
+    Initiator, await_results, initiator, initiator_sent_last, initiator_take_in, stream_terms,
 )
 from cvmprobe.native.intervals cimport intervals, intervals_at
 from cvmprobe.native.pace cimport pace_start
 from cvmprobe.native.service cimport SERVICE_DRAIN_NS, SERVICE_QUIET_NS
 from cvmprobe.native.session cimport (
-    DIRECTION_BOTH, DIRECTION_FORWARD, DIRECTION_REVERSE, KIND_UDP_STREAM, OFFLOAD_BEST, OFFLOAD_GSO, OFFLOAD_MMSG,
-    OFFLOAD_NONE, SESSION_MAX_DATAGRAM, SESSION_MAX_STREAMS, SESSION_MIN_DATAGRAM, session_bins,
-    session_responder_sends,
+    KIND_UDP_STREAM, OFFLOAD_BEST, OFFLOAD_GSO, OFFLOAD_MMSG, OFFLOAD_NONE, SESSION_MAX_DATAGRAM, SESSION_MIN_DATAGRAM,
+    session_bins, session_responder_sends,
 )
 from cvmprobe.native.sys_socket cimport MSG_NOSIGNAL, send
 from cvmprobe.native.udp_datagram cimport udp_header, udp_tag
@@ -47,7 +46,6 @@ cdef extern from "<errno.h>" nogil:
     enum:
         EDQUOT
 
-DIRECTIONS = {"forward": DIRECTION_FORWARD, "reverse": DIRECTION_REVERSE, "both": DIRECTION_BOTH}
 OFFLOADS = {"best": OFFLOAD_BEST, "gso": OFFLOAD_GSO, "mmsg": OFFLOAD_MMSG, "none": OFFLOAD_NONE}
 OFFLOAD_NAMES = {value: name for name, value in OFFLOADS.items()}
 
@@ -159,23 +157,12 @@ cdef class UdpStream(Initiator):
                  str offload not None="best", uint32_t sndbuf_bytes=0, uint32_t rcvbuf_bytes=0, unsigned int dscp=0,
                  str placement not None="inherit", giving_up=lambda: False):
         super().__init__(placement=placement, duration_ms=duration_ms)
-        for name, value, known in (("direction", direction, DIRECTIONS), ("offload", offload, OFFLOADS)):
-            if value not in known:
-                raise UsageError(f"{name} {value!r}: there are {', '.join(known)}")
-        ways = 2 if direction == "both" else 1
-        if not 0 < streams * ways <= SESSION_MAX_STREAMS:
-            raise UsageError(f"{streams} streams: there may be 1 to {SESSION_MAX_STREAMS // ways}")
+        if offload not in OFFLOADS:
+            raise UsageError(f"offload {offload!r}: there are {', '.join(OFFLOADS)}")
         if not SESSION_MIN_DATAGRAM <= datagram_bytes <= SESSION_MAX_DATAGRAM:
             raise UsageError(f"datagrams of {datagram_bytes} bytes: there may be {SESSION_MIN_DATAGRAM} to "
                              f"{SESSION_MAX_DATAGRAM}")
-        if dscp > 63:
-            raise UsageError(f"dscp {dscp}: there are 0 to 63")
-        limit = session.max_bytes // ways
-        if not limit and direction != "forward":
-            raise UsageError(f"{session.max_bytes} bytes are allowed: a responder that sends needs some")
-        terms = {
-            "sockets": streams * ways,
-            "direction": DIRECTIONS[direction],
+        terms = stream_terms(session, direction, streams, {
             "dscp": dscp,
             "offload": OFFLOADS[offload],
             "interval_ms": interval_ms,
@@ -184,11 +171,10 @@ cdef class UdpStream(Initiator):
             "sndbuf_bytes": sndbuf_bytes,
             "rcvbuf_bytes": rcvbuf_bytes,
             "rate_bytes_per_s": rate_bytes_per_s,
-            "byte_limit": limit,
-        }
+        })
         self._invite(KIND_UDP_STREAM, terms, session, giving_up)
         self._facts["engine"] = "udp_stream"
-        self._staff(streams * ways + 1, sizeof(flow), flow_loop, NULL)
+        self._staff(self._session.terms.sockets + 1, sizeof(flow), flow_loop, NULL)
 
     cdef int _outfit(self, worker *w) except -1:
         cdef flow *f = <flow *>w

@@ -6,8 +6,6 @@ from typing import final
 from cvmprobe.model.session import Session
 from cvmprobe.native.initiator import Initiator
 
-WAIT_NAMES: dict[str, int]
-
 @final
 class UdpRr(Initiator):
     """``depth`` requests under way on each of ``connections`` (``rate_per_s`` 0), or so many in a second over all.

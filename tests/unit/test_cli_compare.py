@@ -1,12 +1,15 @@
 """cvmprobe compare on snapshot files: what it prints, and the exit codes that gates in CI go by."""
 
 import json
+import math
 import random
+import re
 from pathlib import Path
 
 import pytest
 
 from cvmprobe.cli.__main__ import main
+from cvmprobe.cli.comparison import change
 from cvmprobe.cli.endpoint import Connection
 from cvmprobe.model.delivery import Batch, Hello, StreamKey
 from cvmprobe.model.endpoint import Endpoint, NodeTarget, Role
@@ -109,6 +112,30 @@ def test_a_table_for_people_and_one_for_a_pull_request(snapshot, capsys):
     assert len({line.count("|") for line in rows}) == 1
 
 
+def test_a_table_shows_units_that_people_read(snapshot, capsys):
+    main(["compare", snapshot(2.0), snapshot(200.0)])
+    (row,) = (line for line in capsys.readouterr().out.splitlines() if "compute" in line)
+    assert re.search(r"unit mean +2(\.00\d)? +(199\.\d|200|200\.\d) +ns +x (99|100|101) ", row)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "shown"),
+    [
+        (1.123, "+12.3 %"),
+        (0.5, "-50.0 %"),
+        (9.5, "+850.0 %"),
+        (10, "+900.0 %"),
+        (25.4, "x 25"),
+        (0.04, "1/25"),
+        (2e4, "over x 1,000"),
+        (math.inf, "over x 1,000"),
+        (0.0, "under 1/1,000"),
+    ],
+)
+def test_a_change_is_written_so_that_it_is_read(ratio, shown):
+    assert change(ratio) == shown
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -122,7 +149,7 @@ def test_a_table_for_people_and_one_for_a_pull_request(snapshot, capsys):
 )
 def test_wrong_usage_is_one_line(snapshot, capsys, arguments, message, monkeypatch, tmp_path):
     """What cannot be read, too: 1 would tell a pipeline of a regression."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "nothing"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("KUBECONFIG", raising=False)
     good = snapshot(2.0)

@@ -1,17 +1,29 @@
 """A comparison as a table, as Markdown, and as a record for programs."""
 
-import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from cvmprobe.analysis import MIN_REPEATS, Comparison, Verdict
+from cvmprobe.analysis import MIN_REPEATS, Comparison, Quantity, Verdict
 from cvmprobe.cli.output import DASH, Column, Record, four_digits, tabulate
 
-__all__ = ["Judgement", "markdown", "record", "table"]
+__all__ = ["Judgement", "change", "markdown", "record", "table"]
+
+_TENFOLD: Final = 10
+_LARGE: Final = 1_000
+_TIMES: Final = {"ns": ("µs", 1e-3), "fs": ("ns", 1e-6)}
+_NAMES: Final = {
+    "receiver_bytes": ("throughput", "Gbit/s", 8e-9),
+    "reverse_receiver_bytes": ("throughput back", "Gbit/s", 8e-9),
+    "sent_bytes": ("throughput sent", "Gbit/s", 8e-9),
+    "lost_datagrams": ("datagrams arrived", "%", 100),
+    "reverse_lost_datagrams": ("datagrams arrived back", "%", 100),
+    "timeouts": ("requests answered", "%", 100),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,24 +105,41 @@ def _notes(judgement: Judgement) -> list[str]:
     return [
         "change: geometric means of the repeats, B by A, with the 95 % interval of each by itself (bootstrap-t);",
         f"better, worse: by more than {judgement.min_effect:.1%}, at 5 % over all metrics together (Holm);",
-        f"same: the whole interval is within it; undecided: neither, or under {MIN_REPEATS} repeats a side",
+        f"same: the whole interval is within it; undecided: neither, or under {MIN_REPEATS} repeats a side;",
+        "n: repeats of A and of B that have the figure, as cvmprobe run --repeats makes them",
     ]
 
 
-def _change(ratio: float) -> str:
-    return f"{(ratio - 1) * 100:+.1f} %" if math.isfinite(ratio) else DASH
+def change(ratio: float) -> str:
+    """Write a ratio as a change in per cent; beyond a factor of ten as that factor, which few repeats may well give."""
+    if ratio < 1 / _TENFOLD:
+        return f"1/{1 / ratio:,.0f}" if ratio * _LARGE >= 1 else f"under 1/{_LARGE:,}"
+    if ratio > _TENFOLD:
+        return f"x {ratio:,.0f}" if ratio <= _LARGE else f"over x {_LARGE:,}"
+    return f"{(ratio - 1) * 100:+.1f} %"
 
 
 def _interval(row: Comparison) -> str:
     contrast = row.contrast
-    return DASH if contrast is None else f"{_change(contrast.low)} … {_change(contrast.high)}"
+    return DASH if contrast is None else f"{change(contrast.low)} … {change(contrast.high)}"
 
 
-def _unit(row: Comparison) -> str:
-    if row.quantity is None:
-        return DASH
-    unit = row.quantity.metric.rpartition("_")[2]
-    return {"rate": f"{unit}/s", "kept": "share"}.get(row.quantity.point, unit)
+def _shown_as(quantity: Quantity) -> tuple[str, str, float]:
+    """Return the name, the unit and its factor under which the other tables, too, show a quantity."""
+    if quantity.metric in _NAMES:
+        return _NAMES[quantity.metric]
+    metric, _, unit = quantity.metric.rpartition("_")
+    if unit in _TIMES:
+        return f"{metric} {quantity.point}", *_TIMES[unit]
+    return str(quantity), "1/s", 1
+
+
+def _value(of: Callable[[Comparison], float | None]) -> Callable[[Comparison], str]:
+    def cell(row: Comparison) -> str:
+        value = of(row)
+        return DASH if value is None or row.quantity is None else four_digits(value * _shown_as(row.quantity)[2])
+
+    return cell
 
 
 def _remark(row: Comparison) -> str:
@@ -119,11 +148,11 @@ def _remark(row: Comparison) -> str:
 
 _COLUMNS: tuple[Column[Comparison], ...] = (
     Column("measurement", lambda row: str(row.kind)),
-    Column("metric", lambda row: DASH if row.quantity is None else str(row.quantity)),
-    Column("A", lambda row: four_digits(row.before), right=True),
-    Column("B", lambda row: four_digits(row.after), right=True),
-    Column("of", _unit),
-    Column("change", lambda row: DASH if row.contrast is None else _change(row.contrast.ratio), right=True),
+    Column("metric", lambda row: DASH if row.quantity is None else _shown_as(row.quantity)[0]),
+    Column("A", _value(lambda row: row.before), right=True),
+    Column("B", _value(lambda row: row.after), right=True),
+    Column("unit", lambda row: DASH if row.quantity is None else _shown_as(row.quantity)[1]),
+    Column("change", lambda row: DASH if row.contrast is None else change(row.contrast.ratio), right=True),
     Column("95 % interval", _interval, right=True),
     Column("n", lambda row: "+".join(map(str, row.repeats)), right=True),
     Column("verdict", lambda row: row.verdict),

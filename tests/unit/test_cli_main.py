@@ -16,6 +16,7 @@ from cvmprobe.cli import app as application
 from cvmprobe.cli import program
 from cvmprobe.cli.__main__ import kubectl, main
 from cvmprobe.cli.endpoint import Connection, process_start, runtime_dir
+from cvmprobe.suites import suite_names
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +69,21 @@ def test_help_tells_a_newcomer_what_to_type(capsys, verb):
     assert "Usage: cvmprobe" in out
     if verb not in ("get", "snapshot", "config"):
         assert f"cvmprobe {verb}".strip() in out.split("Usage:")[1].split("\n", 1)[1]
+
+
+@pytest.mark.parametrize("verb", ["run", "compare", "watch"])
+def test_help_is_broken_by_the_terminal_alone(capsys, monkeypatch, verb):
+    """A line that the source broke is shorter than its neighbours for no reason that a reader sees."""
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 1_000)
+    monkeypatch.setenv("COLUMNS", "1000")
+    assert main([verb, "--help"]) == 0
+    prose = [line.strip() for line in capsys.readouterr().out.split("╭")[0].splitlines() if line.strip()]
+    assert all(line[0].isupper() or line.startswith("cvmprobe ") for line in prose)
+
+
+def test_help_names_the_suites(capsys):
+    main(["run", "--help"])
+    assert "Suites: " + ", ".join(suite_names()) in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,14 @@ import typer
 from cvmprobe import __version__
 from cvmprobe.cli import agent, collector, compare, config, doctor, get, probe, responder, run, snapshot, watch
 from cvmprobe.cli.program import PASS_ON
+from cvmprobe.cli.prose import paragraphs
 
 __all__ = ["app"]
 
 _HELP: Final = """
 Measure what a cluster of confidential VMs really gives: network, disk and API performance, on every node.
 
-New here? Measure this machine first; it takes about a minute and needs neither a cluster nor root:
+New here? Measure this machine first; it takes half a minute and needs neither a cluster nor root:
 
     cvmprobe run quick --local
 
@@ -42,7 +43,7 @@ Measure one path by hand, between two machines:
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 only part of the result is there.
 """
 
-app = typer.Typer(name="cvmprobe", help=_HELP, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(name="cvmprobe", help=paragraphs(_HELP), no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 def _print_version(asked: bool) -> None:
@@ -60,14 +61,14 @@ def _common(
     pass
 
 
-app.command("run", help=run.HELP)(run.run)
-app.command("watch", help=watch.HELP)(watch.watch)
-app.command("doctor", help=doctor.HELP)(doctor.doctor)
+app.command("run", help=paragraphs(run.HELP))(run.run)
+app.command("watch", help=paragraphs(watch.HELP))(watch.watch)
+app.command("doctor", help=paragraphs(doctor.HELP))(doctor.doctor)
 app.add_typer(get.app, name="get")
-app.command("probe", help=probe.HELP, context_settings=PASS_ON, add_help_option=False)(probe.probe)
-app.command("responder", help=responder.HELP)(responder.responder)
+app.command("probe", help=paragraphs(probe.HELP), context_settings=PASS_ON, add_help_option=False)(probe.probe)
+app.command("responder", help=paragraphs(responder.HELP))(responder.responder)
 app.add_typer(snapshot.app, name="snapshot")
-app.command("compare", help=compare.HELP)(compare.compare_runs)
+app.command("compare", help=paragraphs(compare.HELP))(compare.compare_runs)
 app.add_typer(config.app, name="config")
 app.command("agent", help=agent.HELP, context_settings=PASS_ON, add_help_option=False)(agent.agent)
 app.command("collector", help=collector.HELP, context_settings=PASS_ON, add_help_option=False)(collector.collector)

@@ -18,6 +18,7 @@ from cvmprobe.cli.hand import PORT, KeyFileOption, KeyOption, address_of, read_k
 from cvmprobe.cli.lines import WindowLines
 from cvmprobe.cli.output import Format, FormatOption, Record, note, show
 from cvmprobe.cli.probe import HELP
+from cvmprobe.cli.prose import paragraphs
 from cvmprobe.cli.records import summary_metric_record, summary_record, window_record
 from cvmprobe.cli.tables import summary_table
 from cvmprobe.cli.trial import Trial, run_trial
@@ -36,7 +37,7 @@ _DIRECTED: Final = frozenset({Probe.TCP_STREAM, Probe.UDP_STREAM, Probe.LOADED_R
 _MAX_BYTES: Final = 10**12
 _MAX_DISK_BYTES: Final = 10**11
 
-app = typer.Typer(help=HELP, no_args_is_help=True)
+app = typer.Typer(help=paragraphs(HELP), no_args_is_help=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,20 +24,22 @@ from cvmprobe.cli.tables import tables
 from cvmprobe.errors import PartialError, ProbeError, UsageError
 from cvmprobe.model.query import Missed, Selection, SnapshotFormat, Summary, TimeRange
 from cvmprobe.model.run import Run, RunState
-from cvmprobe.suites import load_suite, scaled
+from cvmprobe.suites import load_suite, scaled, suite_names
 from cvmprobe.wire.client import ProbeClient
 from cvmprobe.wire.identity import Access
 
 __all__ = ["HELP", "run"]
 
-HELP: Final = """
+HELP: Final = f"""
 Execute a suite of measurements and print the figures.
 
 With --local it measures this machine: a collector and two agents are started for it, talk TLS over loopback,
 and are gone afterwards. Without, it asks a local run kept alive with --keep, or the collector of a cluster.
 A cluster goes on measuring when this machine is cut off; Ctrl-C cancels the run there.
 
-Measure this machine, in about a minute; or shorter and rougher:
+Suites: {", ".join(suite_names())}.
+
+Measure this machine, in half a minute; or shorter and rougher:
 
     cvmprobe run quick --local
 
@@ -76,7 +78,7 @@ _LOCAL: Final = "Measure this machine; needs no cluster and no root."
 @partial(located, local=_LOCAL)
 def run(
     where: Where,
-    suite: Annotated[str, typer.Argument(help="What to measure; 'quick' takes about a minute.")] = "quick",
+    suite: Annotated[str, typer.Argument(help="What to measure: one of the suites above.")] = "quick",
     scale: Annotated[float, typer.Option(metavar="SCALE", help="Durations and file sizes times this, up to 1.")] = 1.0,
     repeats: Annotated[
         int | None, typer.Option(metavar="N", help="Do all of it N times; 'compare' needs 5. Default: the suite's.")

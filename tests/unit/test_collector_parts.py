@@ -9,17 +9,22 @@ from dataclasses import replace
 
 import pytest
 from cryptography import x509
+from tests.unit.ingesting import Collector, hello, quick_retries, stream
+from tests.unit.memory_store import MemoryStore
 
 from cvmprobe.collector.certificates import Certificates
-from cvmprobe.collector.daemon import _make_state_dir, _write_endpoint
+from cvmprobe.collector.daemon import _closed, _declare_cut_off, _make_state_dir, _write_endpoint
 from cvmprobe.collector.identity import read_tokens
 from cvmprobe.collector.live import Live
 from cvmprobe.errors import ConfigError
 from cvmprobe.model.endpoint import Endpoint, Role, VolumeTarget
 from cvmprobe.model.histogram import Histogram
 from cvmprobe.model.query import Missed, Selection
+from cvmprobe.model.run import Cost, Run, RunState
 from cvmprobe.model.window import Direction, Instance, Phase, Probe, Window
 from cvmprobe.wire.identity import Access, Principal
+
+__all__ = ["quick_retries"]
 
 
 @pytest.fixture
@@ -101,6 +106,32 @@ def test_the_endpoint_file_is_whole_and_private(tmp_path):
         assert json.loads(path.read_text()) == {"address": address, "server_name": "localhost", "ca_pem": "pem"}
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [entry.name for entry in tmp_path.iterdir()] == ["endpoint.json"]
+
+
+def test_an_endpoint_file_that_cannot_be_written_is_said_and_keeps_nobody_from_serving(tmp_path, caplog):
+    _write_endpoint(tmp_path / "gone" / "endpoint.json", "127.0.0.1:1", "localhost", b"pem")
+    assert "endpoint.json: No such file or directory; nobody finds us by it" in caplog.text
+
+
+def test_no_room_for_a_certificate_authority_is_one_clear_line(tmp_path):
+    with pytest.raises(ConfigError, match=r"no certificate authority can be made in .*: No such file or directory"):
+        Certificates(tmp_path / "gone", ["localhost"])
+
+
+async def test_what_was_cut_off_has_ended_though_the_disk_is_full(caplog):
+    store = MemoryStore()
+    store.hellos[stream()] = hello()
+    run = Run("r", "quick", 1.0, RunState.RUNNING, 1, None, Cost(1, 1, 1), 1, ())
+    store.kept_runs["r"] = run
+    store.refuse = lambda asked: True
+    _declare_cut_off(store)
+    assert "is not on record: the disk is full" in caplog.text
+    async with Collector(store).running() as collector:
+        ended = _closed(run, collector.writer)
+        assert (ended.state, _closed(ended, collector.writer)) == (RunState.INTERRUPTED, ended)
+        store.refuse = lambda asked: False
+        await collector.writer.flush()
+        assert store.runs() == (ended,)
 
 
 def window(end, node="a", lease="l", repeat=1):

@@ -52,7 +52,7 @@ async def run_collector(settings: CollectorSettings, stop: asyncio.Event) -> Non
     if store.notice:
         _LOG.warning("%s", store.notice)
     try:
-        _settle_the_past(store)
+        _declare_cut_off(store)
         async with AsyncExitStack() as stack:
             entering = asyncio.create_task(stack.enter_async_context(surrounding))
             await _until(stop, {entering})
@@ -63,7 +63,7 @@ async def run_collector(settings: CollectorSettings, stop: asyncio.Event) -> Non
                 entering.cancel()
                 await asyncio.wait({entering})
     finally:
-        endpoint_file.unlink(missing_ok=True)
+        _forget(endpoint_file)
         store.close()
 
 
@@ -86,9 +86,10 @@ async def _serve(
 ) -> None:
     """Serve until ``stop`` is set, then stop the run that is alive and write all that has arrived."""
     roster, live = Roster(), Live()
+    past = [_closed(run, writer) for run in store.runs()]
     planner = Planner(settings.light, settings.budgets, monotonic_ms, settings.service_host)
     conductor = Conductor(
-        roster, planner, settings.budgets, store.runs(), lambda run: _keep(writer, run), settings.service_host
+        roster, planner, settings.budgets, past, lambda run: _keep(writer, run), settings.service_host
     )
     ingest = Ingest(
         surroundings,
@@ -133,9 +134,14 @@ async def _serve(
 
 def _sweep(state_dir: Path, endpoint_file: Path) -> None:
     """Remove what a collector that was killed left behind."""
-    endpoint_file.unlink(missing_ok=True)
+    _forget(endpoint_file)
     for unfinished in state_dir.glob(f"{EXPORTS}*"):
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _forget(endpoint_file: Path) -> None:
+    with suppress(OSError):  # a volume that became read-only ends us no worse than that
+        endpoint_file.unlink(missing_ok=True)
 
 
 async def _until(stop: asyncio.Event, works: Collection[asyncio.Task[object]]) -> None:
@@ -154,13 +160,22 @@ def _keep(writer: Writer, run: Run) -> None:
     writer.act(lambda store: store.put_run(run))
 
 
-def _settle_the_past(store: Store) -> None:
-    """Tell what the end of the collector before us cut off: its runs, and its streams."""
-    for run in store.runs():
-        if run.state is RunState.RUNNING:
-            _LOG.warning("run %s was cut off by the end of the collector", run.run_id)
-            store.put_run(interrupted(run, unix_ms()))
-    declare_unfinished(store)
+def _declare_cut_off(store: Store) -> None:
+    """Tell which streams the end of the collector before us cut off. A full disk must not keep us from starting."""
+    try:
+        declare_unfinished(store)
+    except StoreError as error:
+        _LOG.error("which streams our last end cut off is not on record: %s", error)
+
+
+def _closed(run: Run, writer: Writer) -> Run:
+    """Return a run of the past as it stands now: one that the end of the collector before us cut off has ended."""
+    if run.state is not RunState.RUNNING:
+        return run
+    _LOG.warning("run %s was cut off by the end of the collector", run.run_id)
+    ended = interrupted(run, unix_ms())
+    _keep(writer, ended)
+    return ended
 
 
 @asynccontextmanager
@@ -209,10 +224,13 @@ def _make_state_dir(directory: Path) -> None:
 
 
 def _write_endpoint(path: Path, address: str, server_name: str, ca_pem: bytes) -> None:
-    """Write where we serve: whole or not at all."""
+    """Write where we serve: whole or not at all. Who knows that already is served on a full disk, too."""
     draft = path.with_name(f"{path.name}.new")
-    draft.unlink(missing_ok=True)
     facts = {"address": address, "server_name": server_name, "ca_pem": ca_pem.decode()}
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        json.dump(facts, file)
-    draft.replace(path)
+    try:
+        draft.unlink(missing_ok=True)
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            json.dump(facts, file)
+        draft.replace(path)
+    except OSError as error:
+        _LOG.error("cannot write %s: %s; nobody finds us by it", path, error.strerror)

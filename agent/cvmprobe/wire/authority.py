@@ -38,8 +38,13 @@ class CertificateAuthority:
         certificate_path, key_path = directory / _CERTIFICATE, directory / _KEY
         if not certificate_path.exists():
             certificate, key = _self_signed()
-            _write(key_path, _key_pem(key), mode=0o600)
-            _write(certificate_path, _certificate_pem(certificate), mode=0o644)
+            try:
+                _write(key_path, _key_pem(key), mode=0o600)
+                _write(certificate_path, _certificate_pem(certificate), mode=0o644)
+            except OSError as error:
+                raise ConfigError(
+                    f"no certificate authority can be made in {directory}: {error.strerror}; make room there, once"
+                ) from error
             return cls(certificate, key)
         try:
             certificate = x509.load_pem_x509_certificate(certificate_path.read_bytes())

@@ -23,6 +23,11 @@ def test_a_stream_costs_by_the_kb():
     assert cost_of(STREAM) == Cost("KB", 4.0, None, 0.5, 2.0)  # there the baseline was more than all
 
 
+@pytest.mark.parametrize(("busy_ns", "cost"), [(1_449_000, None), (1_500_000, 0.5), (5_000_000, 4.0)])
+def test_a_node_that_cost_less_than_the_threads_on_it_was_too_busy_before(busy_ns, cost):
+    assert cost_of({**STREAM, "node_busy_ns": busy_ns}).node_here == cost
+
+
 def test_round_trips_cost_by_the_transaction():
     assert cost_of({**STREAM, "transactions": 100}) == Cost("transaction", 40.0, None, 5.0, 20.0)
 

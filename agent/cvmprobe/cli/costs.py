@@ -18,9 +18,10 @@ __all__ = ["COST_MEANING", "Cost", "cost_note", "cost_of", "cost_table", "costs_
 
 _OPERATIONS: Final = ("transactions", "connections")
 _KB: Final = 1024
+_PLAUSIBLE: Final = 0.9  # a node's cost holds that of the probe's threads: with less than this share it is not known
 COST_MEANING: Final = (
-    "node: all CPUs of an end, kernel and softirq included, minus what they did before (- where that was as much);"
-    " own: the threads of the probe"
+    "node: all CPUs of an end, kernel and softirq included, minus what they did before (- where they did too much for"
+    " that); own: the threads of the probe"
 )
 _Row = TypeVar("_Row")
 
@@ -45,15 +46,18 @@ def cost_of(totals: Mapping[str, int]) -> Cost | None:
     if not amount or (there is None and "responder_node_busy_ns" not in totals):
         return None
 
-    def beyond(end: str) -> float | None:
+    def beyond(end: str, spent_ns: int | None) -> float | None:
         busy, baseline = totals.get(f"{end}node_busy_ns"), totals.get(f"{end}node_baseline_ns")
-        return None if busy is None or baseline is None or busy <= baseline else (busy - baseline) / 1_000 / amount
+        if busy is None or baseline is None or busy - baseline <= _PLAUSIBLE * (spent_ns or 0):
+            return None
+        return (busy - baseline) / 1_000 / amount
 
     def own(spent_ns: int | None) -> float | None:
         return None if spent_ns is None else spent_ns / 1_000 / amount
 
     unit = operations.removesuffix("s") if operations else "KB"
-    return Cost(unit, beyond(""), beyond("responder_"), own(totals.get("cpu_ns")), own(there))
+    here = totals.get("cpu_ns")
+    return Cost(unit, beyond("", here), beyond("responder_", there), own(here), own(there))
 
 
 def costs_of_leases(leases: Iterable[LeaseRecord]) -> dict[Measurement, Cost]:

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +16,10 @@ from pairs import Figure
 
 from cvmprobe.model.endpoint import PeerAddress
 from cvmprobe.model.session import Session
+from cvmprobe.native.engine import Snapshot
+from cvmprobe.native.initiator import Initiator
 
-__all__ = ["Case", "OurResponder", "client", "server", "version_of"]
+__all__ = ["Case", "OurResponder", "client", "run_to_the_end", "server", "version_of"]
 
 PLENTY = 1 << 60
 CPU_CLOCK = 2  # with the complement of a process id: the kernel's id of that process's CPU clock
@@ -63,6 +65,18 @@ class OurResponder:
     def close(self) -> None:
         """End it."""
         self._process.communicate(timeout=10)
+
+
+def run_to_the_end(engine: Initiator, seconds: float) -> tuple[Snapshot, Mapping[str, int]]:
+    """Run an engine; return its totals, and what the responder counted."""
+    engine.arm()
+    engine.start()
+    last = engine.snapshot(engine.started_ns + int((seconds + 60) * 1e9))
+    engine.stop()
+    results = engine.results
+    if engine.error is not None or results is None:
+        sys.exit(f"our engine failed: {engine.error}")
+    return last, results
 
 
 def listening(port: int) -> bool:

@@ -7,11 +7,10 @@ Discard (MSG_TRUNC) is compared with --skip-rx-copy, which iperf3 has since 3.17
 import functools
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 from pairs import Figure
-from peers import Case, OurResponder, client, server
+from peers import Case, OurResponder, client, run_to_the_end, server
 
 from cvmprobe.native.tcp_stream import TcpStream
 
@@ -42,13 +41,7 @@ def our_stream(
         message_bytes=MESSAGE_BYTES,
         discard=discard,
     )
-    engine.arm()
-    engine.start()
-    last = engine.snapshot(engine.started_ns + int((seconds + 60) * 1e9))
-    engine.stop()
-    results = engine.results
-    if engine.error is not None or results is None:
-        sys.exit(f"our engine failed: {engine.error}")
+    last, results = run_to_the_end(engine, seconds)
     bins = engine.reverse_bins if reverse else engine.bins["bytes"]
     engine.close()
     initiator, other = last.counters["cpu_ns"], results["cpu_ns"]

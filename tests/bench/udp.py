@@ -6,10 +6,9 @@ iperf3 has nothing like it.
 """
 
 import json
-import sys
 
 from pairs import Figure
-from peers import Case, OurResponder, client, server
+from peers import Case, OurResponder, client, run_to_the_end, server
 
 from cvmprobe.native.udp_stream import UdpStream
 
@@ -37,13 +36,7 @@ def our_datagrams(responder: OurResponder, offload: str, seconds: float) -> dict
         sndbuf_bytes=BUFFER_BYTES,
         rcvbuf_bytes=BUFFER_BYTES,
     )
-    engine.arm()
-    engine.start()
-    last = engine.snapshot(engine.started_ns + int((seconds + 60) * 1e9))
-    engine.stop()
-    results = engine.results
-    if engine.error is not None or results is None:
-        sys.exit(f"our engine failed: {engine.error}")
+    last, results = run_to_the_end(engine, seconds)
     counted = sum(engine.bins["bytes"][OMIT_S * 10 : -1])
     engine.close()
     return {

@@ -1,22 +1,19 @@
 """loaded_rr: round trips alone, then beside a stream, each half its own; nothing lost between the two."""
 
-import os
 import threading
-import uuid
 
 import pytest
+from tests.native.executions import PLENTY, admitted, run, setup_of
 from tests.native.leaks import assert_no_leak
 
 from cvmprobe.errors import DeniedError, UsageError
-from cvmprobe.model.endpoint import Endpoint, EndpointTarget, Path, PeerAddress, Role
-from cvmprobe.model.window import Direction, Flag, Instance, Phase, Probe
+from cvmprobe.model.window import Direction, Flag, Phase, Probe
 from cvmprobe.probes.catalog import CATALOG, prepare
-from cvmprobe.probes.execution import Setup
 from cvmprobe.probes.parts import part_bytes, part_id, parts_of
 from cvmprobe.probes.responder import Responder
 
-PLENTY = 1 << 50
-A, B = Endpoint("a", Role.POD), Endpoint("b", Role.POD)
+LOADED = Probe.LOADED_RR
+FRAME = {"interval_ms": 100, "duration_ms": 600}
 
 
 @pytest.fixture
@@ -26,28 +23,8 @@ def responder():
     found.close()
 
 
-def setup_of(responder, *, direction=Direction.FORWARD, admitted=True, max_bytes=PLENTY, duration_ms=600, **asked):
-    instance = Instance(
-        uuid.uuid4().hex,
-        Probe.LOADED_RR,
-        A,
-        EndpointTarget(B, Path.LOOPBACK),
-        direction,
-        0,
-        {name: str(value) for name, value in asked.items()},
-    )
-    key = os.urandom(32)
-    if admitted:
-        name = bytes.fromhex(instance.assignment_id)
-        responder.admit(name, key, Probe.LOADED_RR, valid_for_ms=60_000, max_bytes=max_bytes)
-    peer = PeerAddress("127.0.0.1", responder.port)
-    return Setup(instance, interval_ms=100, duration_ms=duration_ms, max_bytes=max_bytes, peer=peer, key=key)
-
-
-def run(setup):
-    execution = prepare(setup)
-    seen = list(execution.observe())
-    return seen, execution.result()
+def ours(responder, **asked):
+    return admitted(responder, LOADED, **(FRAME | asked))
 
 
 def halves(result):
@@ -63,7 +40,7 @@ def total_of(windows, counter):
 
 @pytest.mark.parametrize("direction", [Direction.FORWARD, Direction.REVERSE, Direction.BOTH])
 def test_both_halves_are_whole(responder, direction):
-    shown, result = run(setup_of(responder, direction=direction))
+    shown, result = run(ours(responder, direction=direction))
     assert result.error is None
     assert len(shown) == len(result.windows)
     idle, loaded = halves(result)
@@ -86,7 +63,7 @@ def test_both_halves_are_whole(responder, direction):
 
 
 def test_each_half_has_a_warm_up(responder):
-    _, result = run(setup_of(responder, omit_ms=100, duration_ms=800))
+    _, result = run(ours(responder, omit_ms=100, duration_ms=800))
     idle, loaded = halves(result)
     for windows in (idle, loaded):
         phases = [window.phase for window in windows]
@@ -96,7 +73,7 @@ def test_each_half_has_a_warm_up(responder):
 
 def test_a_stop_in_either_half_ends_it(responder):
     for windows in (1, 8):
-        execution = prepare(setup_of(responder, duration_ms=1_000 if windows == 8 else 60_000))
+        execution = prepare(ours(responder, duration_ms=1_000 if windows == 8 else 60_000))
         for number, _ in enumerate(execution.observe(), 1):
             if number == windows:
                 stopper = threading.Thread(target=execution.stop)
@@ -109,13 +86,13 @@ def test_a_stop_in_either_half_ends_it(responder):
 
 
 def test_without_an_admission_nothing_begins(responder):
-    _, result = run(setup_of(responder, admitted=False))
+    _, result = run(setup_of(LOADED, responder.port, **FRAME))
     assert isinstance(result.error, DeniedError)
     assert result.windows == ()
 
 
 def test_a_stream_that_is_not_let_in_keeps_the_idle_half(responder):
-    setup = setup_of(responder, admitted=False)
+    setup = setup_of(LOADED, responder.port, **FRAME)
     name = bytes.fromhex(setup.instance.assignment_id)
     trips = part_id(name, Probe.LOADED_RR, Probe.TCP_RR)
     responder.admit(trips, setup.key, Probe.TCP_RR, valid_for_ms=60_000, max_bytes=PLENTY)
@@ -129,13 +106,13 @@ def test_a_stream_that_is_not_let_in_keeps_the_idle_half(responder):
 
 def test_the_allowance_is_divided_and_binds(responder):
     allowed = 8_000_000
-    _, result = run(setup_of(responder, max_bytes=allowed))
+    _, result = run(ours(responder, max_bytes=allowed))
     assert result.totals["sent_bytes"] == part_bytes(allowed, Probe.LOADED_RR, Probe.TCP_STREAM)
     assert sum(part_bytes(allowed, Probe.LOADED_RR, part) for part in parts_of(Probe.LOADED_RR)) == allowed
 
 
 def test_a_revoked_one_is_gone_in_both_parts(responder):
-    setup = setup_of(responder)
+    setup = ours(responder)
     responder.revoke(bytes.fromhex(setup.instance.assignment_id))
     _, result = run(setup)
     assert isinstance(result.error, DeniedError)
@@ -143,14 +120,14 @@ def test_a_revoked_one_is_gone_in_both_parts(responder):
 
 def test_too_short_is_named(responder):
     with pytest.raises(UsageError, match="no two halves"):
-        prepare(setup_of(responder, duration_ms=300, omit_ms=100))
+        prepare(ours(responder, duration_ms=300, omit_ms=100))
 
 
 def test_what_is_measured_is_in_the_catalog(responder):
     known = {metric.name for metric in CATALOG[Probe.LOADED_RR].metrics}
     found = set()
     for direction in (Direction.FORWARD, Direction.BOTH):
-        _, result = run(setup_of(responder, direction=direction))
+        _, result = run(ours(responder, direction=direction))
         for window in result.windows:
             found |= {*window.histograms, *window.counters}
         found |= set(result.totals)
@@ -158,4 +135,4 @@ def test_what_is_measured_is_in_the_catalog(responder):
 
 
 def test_nothing_of_an_execution_stays(responder):
-    assert_no_leak(lambda: run(setup_of(responder, duration_ms=200)), repeats=15)
+    assert_no_leak(lambda: run(ours(responder, duration_ms=200)), repeats=15)

@@ -3,29 +3,26 @@
 import os
 import struct
 import threading
-import uuid
 from dataclasses import replace
 
 import pytest
+from tests.native.executions import admitted, run, setup_of, total_of
 from tests.native.leaks import assert_no_leak
 from tests.native.slow_session import Ticket, count_bytes, slow_responder
 
 from cvmprobe.errors import DeniedError, EngineError, RefusedError, UsageError, WireError
-from cvmprobe.model.endpoint import Endpoint, EndpointTarget, Path, PeerAddress, Role
-from cvmprobe.model.window import Direction, Flag, Instance, Phase, Probe
+from cvmprobe.model.endpoint import PeerAddress
+from cvmprobe.model.window import Direction, Flag, Phase, Probe
 from cvmprobe.probes.catalog import CATALOG, prepare
 from cvmprobe.probes.entry import BESIDE
-from cvmprobe.probes.execution import Setup
 from cvmprobe.probes.responder import Responder
 
-PLENTY = 1 << 50
 NETWORK = [Probe.TCP_STREAM, Probe.TCP_RR, Probe.TCP_CRR]
 ALL_METRICS = {
     Probe.TCP_STREAM: ({}, {"direction": Direction.BOTH}),
     Probe.TCP_RR: ({}, {"rate_per_s": 100, "kernel_stamps": True}),
     Probe.TCP_CRR: ({}, {"rate_per_s": 100, "arrival": "poisson"}),
 }
-A, B = Endpoint("a", Role.POD), Endpoint("b", Role.POD)
 
 
 @pytest.fixture
@@ -33,33 +30,6 @@ def responder():
     found = Responder("127.0.0.1", 0)
     yield found
     found.close()
-
-
-def setup_of(probe, port, *, key=b"k" * 32, assignment_id=None, direction=Direction.FORWARD, **asked) -> Setup:
-    settings = {"interval_ms": 50, "duration_ms": 200, "max_bytes": PLENTY, "raw_samples": False}
-    given = {name: asked.pop(name) for name in list(asked) if name in settings}
-    parameters = {name: str(value) for name, value in asked.items()}
-    instance = Instance(
-        assignment_id or uuid.uuid4().hex, probe, A, EndpointTarget(B, Path.LOOPBACK), direction, 0, parameters
-    )
-    return Setup(instance, **(settings | given), peer=PeerAddress("127.0.0.1", port), key=key)
-
-
-def admitted(responder, probe, **asked) -> Setup:
-    setup = setup_of(probe, responder.port, key=os.urandom(32), **asked)
-    session_id = bytes.fromhex(setup.instance.assignment_id)
-    responder.admit(session_id, setup.key, probe, valid_for_ms=60_000, max_bytes=PLENTY)
-    return setup
-
-
-def run(setup):
-    execution = prepare(setup)
-    seen = list(execution.observe())
-    return seen, execution.result()
-
-
-def total_of(result, counter) -> int:
-    return sum(window.counters[counter] for window in result.windows)
 
 
 @pytest.mark.parametrize("streams", [1, 3])

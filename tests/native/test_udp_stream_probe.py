@@ -3,8 +3,8 @@
 import threading
 
 import pytest
+from tests.native.executions import admitted, run, setup_of, total_of
 from tests.native.leaks import assert_no_leak
-from tests.native.test_network_probes import admitted, run, setup_of, total_of
 
 from cvmprobe.errors import DeniedError, UsageError
 from cvmprobe.model.window import Direction, Flag, Phase, Probe

@@ -150,6 +150,12 @@ def test_what_failed_is_told_with_its_reason():
     ]
 
 
+@pytest.mark.parametrize(("scale", "notes"), [(1, 0), (0.05, 1)])
+def test_figures_of_a_shortened_suite_say_so(scale, notes):
+    run = Run("r1", "quick", scale, RunState.DONE, 0, 1, Cost(1, 1, 1), 1, ())
+    assert sum("quick at scale 0.05: durations" in line for line in rendered([STREAM], runs=[run])) == notes
+
+
 def test_on_a_narrow_screen_numbers_stay_whole():
     text = "\n".join(rendered([STREAM, RR, READ], width=60))
     for number in ("10.00", "1,000", "16.4", "20,000", "1,047", "10,000"):

@@ -42,7 +42,7 @@ def tables(rows: Mapping[Measurement, Figures], runs: Sequence[Run]) -> Renderab
         parts += [cost_table(costs), Text(COST_MEANING, style="dim"), Text()]
     if failures := [line for run in runs for line in _failures(run)]:
         parts += [*map(Text, failures), Text()]
-    parts += [Text(text, style="dim") for text in _footnotes(rows.values())]
+    parts += [Text(text, style="dim") for text in [*_footnotes(rows.values()), *_shortened(runs)]]
     return Group(*parts)
 
 
@@ -191,6 +191,12 @@ def _failures(run: Run) -> list[str]:
     if run.state.ended and run.leases_total > len(run.leases):
         lines.append(f"never begun: {run.leases_total - len(run.leases)} of {run.leases_total} measurements")
     return list(dict.fromkeys(lines))  # repeats that failed alike are told once
+
+
+def _shortened(runs: Sequence[Run]) -> list[str]:
+    """Say of figures that they come of a shorter run than the suite's: its files may fit a cache, its tails have few."""
+    scales = dict.fromkeys(f"{run.suite} at scale {run.scale:g}" for run in runs if run.scale != 1)
+    return [f"{scale}: durations and file sizes are so much of the suite's, and bear less" for scale in scales]
 
 
 def _footnotes(rows: Iterable[Figures]) -> list[str]:

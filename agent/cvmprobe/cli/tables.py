@@ -194,7 +194,7 @@ def _failures(run: Run) -> list[str]:
 
 
 def _shortened(runs: Sequence[Run]) -> list[str]:
-    """Say of figures that they come of a shorter run than the suite's: its files may fit a cache, its tails have few."""
+    """Say that figures are of a shorter run than the suite is: its files may fit a cache, its tails hold few."""
     scales = dict.fromkeys(f"{run.suite} at scale {run.scale:g}" for run in runs if run.scale != 1)
     return [f"{scale}: durations and file sizes are so much of the suite's, and bear less" for scale in scales]
 

@@ -5,11 +5,14 @@
  *             └─ anything else, or silence ── closed without a word
  *
  * A transaction of tcp_crr is answered here, in the responder's own thread: handing the connection to another thread
- * would cost as much as the transaction. Nothing here waits: the request has as long as a hello, and the response is
- * small enough for the kernel to take at once.
+ * would cost as much as the transaction. The response leaves with our FIN, and is small enough for the kernel to take
+ * at once. Nothing here waits: the request has as long as a hello. But it mostly follows the connection within
+ * microseconds, so whoever makes it may run first where it has to share our CPU: that costs less than to be told of it.
  */
 #ifndef CVMPROBE_RESPONDER_ACCEPT_H
 #define CVMPROBE_RESPONDER_ACCEPT_H
+
+#include <sched.h>
 
 #include "responder/responder_door.h"
 
@@ -62,12 +65,12 @@ static inline struct session *transaction_session(struct responder *r, const uin
     return NULL;
 }
 
-/* Answer a request that is there. Returns 0, or -errno for one that does not count. */
+/* Answer a request that is there; closing sends it. Returns 0, or -errno for one that does not count. */
 static inline int transaction_answer(const struct handshake *c, struct session *s, uint64_t now_ns)
 {
     static const uint8_t response[SESSION_MAX_SHORT];
     uint64_t none = 0, size = s->terms.response_bytes;
-    if (send(c->fd, response, size, MSG_NOSIGNAL) != (ssize_t)size)
+    if (send(c->fd, response, size, MSG_NOSIGNAL | MSG_MORE) != (ssize_t)size)
         return -EPIPE;
     __atomic_compare_exchange_n(&s->tally.first_ns, &none, now_ns, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
     if (service_charge(&s->services[0], s->terms.request_bytes + size))
@@ -151,6 +154,16 @@ static inline void responder_pause(struct responder *r, uint64_t now_ns)
     responder_tell(r, r->listener, 0, &r->listener);
 }
 
+/* Read what a new connection opens with, if need be after those who are ready to run here. Returns as handshake_read. */
+static inline int handshake_open(struct responder *r, struct handshake *c, uint64_t now_ns)
+{
+    if (handshake_read(r, c, now_ns))
+        return 1;
+    if (!c->received)
+        sched_yield();
+    return handshake_read(r, c, now_ns);
+}
+
 static inline void responder_accept(struct responder *r, uint64_t now_ns)
 {
     for (unsigned i = 0; i < RESPONDER_MAX_HANDSHAKES; i++) {
@@ -168,12 +181,12 @@ static inline void responder_accept(struct responder *r, uint64_t now_ns)
         c->received = 0;
         c->until_ns = now_ns + RESPONDER_HELLO_NS;
         responder_counted(r, COUNT_CONNECTIONS);
-        if (!handshake_read(r, c, now_ns)) {
+        if (!handshake_open(r, c, now_ns)) {
             responder_look_at(r, c->until_ns);
             if (responder_tell(r, c->fd, EPOLLIN, c))
                 handshake_close(c);
         }
-        if (r->short_sessions)
+        if (c->received && tcp_crr_opens(c->data, c->received))
             return; /* the next one has hardly come by now, and epoll tells of it */
     }
 }

@@ -68,7 +68,6 @@ struct responder {
     int short_errno;
     uint64_t counts[RESPONDER_COUNTS]; /* single writer: the responder's thread */
     struct handshake handshakes[RESPONDER_MAX_HANDSHAKES];
-    uint32_t short_sessions; /* of tcp_crr */
     struct node_cpu node; /* as looked at last, for all sessions */
     pthread_mutex_t lock; /* guards what follows */
     struct admissions admissions;
@@ -161,13 +160,6 @@ static inline void responder_settle(struct responder *r, struct session *s)
         admission_clear(&r->admissions, a);
 }
 
-/* Accept connections when their first bytes are there, at the latest after so many seconds; 0: when they are made.
- * One that carries a single request then wakes us once, as it would wake a server that has a thread for each. */
-static inline void responder_defer_accept(struct responder *r, int seconds)
-{
-    setsockopt(r->listener, IPPROTO_TCP, TCP_DEFER_ACCEPT, &seconds, sizeof seconds);
-}
-
 /* When this session may have to be ended or looked at. */
 static inline uint64_t responder_due(const struct session *s, uint64_t now_ns)
 {
@@ -201,8 +193,6 @@ static inline void responder_reap(struct responder *r, uint64_t now_ns)
         responder_counted(r, s->complete ? COUNT_COMPLETED : COUNT_CUT);
         responder_settle(r, s);
         r->service_count -= s->threads;
-        if (s->control.kind == KIND_TCP_CRR && !--r->short_sessions)
-            responder_defer_accept(r, 0);
         epoll_ctl(r->epoll, EPOLL_CTL_DEL, s->fd, NULL); /* closing is not enough while a child of a fork has it, too */
         session_free(s);
         r->sessions[i] = r->sessions[--r->session_count];
@@ -248,8 +238,6 @@ static inline int responder_open_session(struct responder *r, struct admission *
     responder_look_at(r, now_ns);
     r->sessions[r->session_count++] = s;
     r->service_count += s->threads;
-    if (h->kind == KIND_TCP_CRR && !r->short_sessions++)
-        responder_defer_accept(r, RESPONDER_HELLO_NS / UINT64_C(1000000000));
     s->admission = a;
     a->session = s;
     a->sessions++;

@@ -4,7 +4,7 @@
                   |--- connect_ns ---| send     |                              |                     |
                   |---------- first_byte_ns ----|                              |                     |
                   |------------------------- latency_ns, from the intended start --------------------|
-    responder                  accept … request whole, response, close: it closes first, so TIME_WAIT stays there
+    responder                  accept … request whole, response and FIN together: so TIME_WAIT stays there
 
 All stamps are CLOCK_MONOTONIC; the end of one transaction is the start of the next (closed loop). `socket` and two
 `setsockopt` (how long a call may sleep) are part of connect_ns. Paced, latency_ns begins at the intended start and

@@ -6,6 +6,8 @@
 #define CVMPROBE_COMPUTE_KERNELS_H
 
 #include <errno.h>
+#include <linux/futex.h>
+#include <sched.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -34,6 +36,7 @@ struct compute_area {
     struct worker *self;
     struct worker *partner; /* who answers; NULL: nobody */
     uint32_t turn __attribute__((aligned(64)));
+    uint32_t asleep[2]; /* where each of two threads sleeps: always 0, only the address counts */
     struct aes aes;
 };
 
@@ -211,22 +214,24 @@ static inline int syscall_work(struct compute_area *a, uint64_t calls)
     return 0;
 }
 
-/* wakeup: two threads wake each other in turn; an even turn is the initiator's. */
+/* wakeup: two threads wake each other in turn; an even turn is the initiator's. Who waits always goes to sleep, also
+ * where the turn is its own already, and who wakes tries until it has found a sleeper: no turn changes hands between two
+ * threads that are awake. Returns 0 where it was told to end. */
 static inline int compute_await_turn(struct compute_area *a, struct worker *w, uint32_t parity)
 {
-    uint32_t turn;
-    while ((turn = __atomic_load_n(&a->turn, __ATOMIC_ACQUIRE)) % 2 != parity) {
-        if (!worker_running(w))
-            return 0;
-        gate_sleep(&a->turn, turn, clock_now_ns() + COMPUTE_WAIT_NS);
-    }
+    do {
+        while (gate_sleep(&a->asleep[parity], 0, clock_now_ns() + COMPUTE_WAIT_NS) < 0)
+            if (!worker_running(w))
+                return 0;
+    } while (__atomic_load_n(&a->turn, __ATOMIC_ACQUIRE) % 2 != parity);
     return 1;
 }
 
-static inline void compute_pass_turn(struct compute_area *a)
+static inline void compute_pass_turn(struct compute_area *a, struct worker *w)
 {
-    __atomic_add_fetch(&a->turn, 1, __ATOMIC_RELEASE);
-    gate_wake(&a->turn);
+    uint32_t turn = __atomic_add_fetch(&a->turn, 1, __ATOMIC_RELEASE);
+    while (syscall(SYS_futex, &a->asleep[turn % 2], FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0) < 1 && worker_running(w))
+        sched_yield(); /* it may need this CPU to go to sleep */
 }
 
 static inline void wakeup_reset(struct compute_area *a)
@@ -237,7 +242,7 @@ static inline void wakeup_reset(struct compute_area *a)
 static inline int wakeup_work(struct compute_area *a, uint64_t rounds)
 {
     while (rounds--) {
-        compute_pass_turn(a);
+        compute_pass_turn(a, a->self);
         if (!compute_await_turn(a, a->self, 0))
             return COMPUTE_CUT_SHORT;
     }
@@ -253,10 +258,12 @@ static inline uint64_t wakeup_result(const struct compute_area *a)
 static inline void compute_answer(struct compute_area *a, struct worker *w)
 {
     while (worker_running(w) && compute_await_turn(a, w, 1))
-        compute_pass_turn(a);
+        compute_pass_turn(a, w);
 }
 
-/* cpuid: an instruction that a hypervisor must answer; a confidential VM goes through its guarded door for it. */
+/* cpuid: an instruction that no VM answers by itself. It leaves for the hypervisor, or for what stands in for it in a
+ * confidential VM: the kernel's own handler and the firmware's table (SEV-SNP), the TDX module, a paravisor. Without a
+ * hypervisor nothing is left, so there it is another engine. */
 static inline int cpuid_work(struct compute_area *a, uint64_t exits)
 {
     uint32_t out[4];
@@ -283,16 +290,25 @@ static const struct compute_kernel COMPUTE_KERNELS[] = {
     {"wakeup", "wake-ups", "futex", 2, 0, 2, NULL, wakeup_reset, wakeup_work, wakeup_result},
 #if defined(__x86_64__)
     {"cpuid", "exits", "cpuid", 1, 0, 1, NULL, compute_reset, cpuid_work, compute_value},
+    {"cpuid", "instructions", "cpuid-bare-metal", 1, 0, 1, NULL, compute_reset, cpuid_work, compute_value},
 #endif
 };
+
+static inline int compute_can(const char *engine)
+{
+    if (!strcmp(engine, "aes-ni"))
+        return aes_ni_is_there();
+    if (!strcmp(engine, "cpuid"))
+        return cpuid_of_a_vm();
+    return strcmp(engine, "cpuid-bare-metal") || !cpuid_of_a_vm();
+}
 
 /* The kernel of that name done by that engine ("": the first that can); NULL: there is none here. */
 static inline const struct compute_kernel *compute_find(const char *name, const char *engine)
 {
     for (size_t i = 0; i < sizeof COMPUTE_KERNELS / sizeof *COMPUTE_KERNELS; i++) {
         const struct compute_kernel *k = &COMPUTE_KERNELS[i];
-        int able = strcmp(k->engine, "aes-ni") || aes_ni_is_there();
-        if (able && !strcmp(k->name, name) && (!*engine || !strcmp(k->engine, engine)))
+        if (compute_can(k->engine) && !strcmp(k->name, name) && (!*engine || !strcmp(k->engine, engine)))
             return k;
     }
     return NULL;

@@ -20,4 +20,11 @@ static inline int cpuid_leaf(uint32_t leaf, uint32_t subleaf, uint32_t out[4])
 }
 #endif
 
+/* Whether a hypervisor says that it is there (leaf 1, ECX[31]). */
+static inline int cpuid_of_a_vm(void)
+{
+    uint32_t out[4];
+    return cpuid_leaf(1, 0, out) && out[2] >> 31;
+}
+
 #endif

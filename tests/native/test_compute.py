@@ -14,7 +14,7 @@ from cvmprobe.model.window import Direction, Flag, Instance, Phase, Probe
 from cvmprobe.native import cpuid
 from cvmprobe.native.compute import Compute
 from cvmprobe.probes.catalog import prepare
-from cvmprobe.probes.compute import ComputeParameters, size_of
+from cvmprobe.probes.compute import ComputeParameters, notes_on, size_of
 from cvmprobe.probes.execution import Setup
 
 MASK = (1 << 64) - 1
@@ -314,3 +314,31 @@ def test_sizes_come_from_what_the_kernel_tells_of_its_caches(tmp_path):
     assert size_of(ComputeParameters(kernel="chase", level="memory"), told) <= 64 << 20
     with pytest.raises(UsageError, match="tells of no such cache; give size_bytes"):
         size_of(ComputeParameters(kernel="chase", level="l3"), told)
+
+
+MEMORY = ComputeParameters(kernel="chase")
+BIG_CACHE = ("Unified", 3, "393216K")  # of a server whose caches the kernel adds up
+
+
+def test_memory_that_is_not_beyond_the_last_cache_says_so(tmp_path):
+    big, none = (tmp_path / name for name in ("big", "none"))
+    for folder in (big, none):
+        folder.mkdir()
+    caches(big, BIG_CACHE)
+    assert size_of(MEMORY, big) <= 512 << 20
+    assert "not far beyond the last cache of 402653184" in notes_on(MEMORY, 512 << 20, big)["fallback"]
+    assert notes_on(MEMORY, 1 << 30, big) == {"pages": "small", "last_cache_bytes": "402653184"}
+    for asked in (ComputeParameters(kernel="chase", level="l3"), ComputeParameters(kernel="chase", size_bytes=99)):
+        assert "fallback" not in notes_on(asked, 99, big)
+    assert size_of(MEMORY, none) > size_of(MEMORY, caches(tmp_path, ("Unified", 2, "1024K")))
+    assert "tells of no cache" in notes_on(MEMORY, 512 << 20, none)["fallback"]
+
+
+def test_a_fallback_flags_every_window_and_the_usual_size_none():
+    small, usual = (
+        execute(kernel="triad", repetitions=2, repetition_ms=5, **more) for more in ({"size_bytes": 1 << 20}, {})
+    )
+    for result in (small, usual):
+        assert result.error is None
+        degraded = {Flag.DEGRADED in window.flags for window in result.windows}
+        assert degraded == {"fallback" in result.windows[0].facts}

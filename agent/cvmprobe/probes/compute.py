@@ -16,11 +16,12 @@ from cvmprobe.probes.execution import Completed, Execution, Setup
 if TYPE_CHECKING:  # the catalog is readable where no engine is built
     from cvmprobe.native.engine import Engine
 
-__all__ = ["ENTRY", "ComputeParameters", "size_of"]
+__all__ = ["ENTRY", "ComputeParameters", "notes_on", "size_of"]
 
 _MIB = 1 << 20
 _BEYOND = 4  # memory of this many last-level caches is out of their reach
-_LARGEST_BYTES = 512 * _MIB  # so that an agent stays within its memory limit
+_PARTLY = 2  # of fewer than these, much is in reach
+_LARGEST_BYTES = 512 * _MIB  # so that an agent stays within its memory limit; also where no cache is told of
 _SMALLEST_BYTES = 64 * _MIB
 _SHARE_OF_FREE = 4  # no more than a quarter of what is free
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
@@ -61,15 +62,17 @@ class _ComputeFace:
         from cvmprobe.native.compute import Compute
 
         asked = self._parameters
+        sized = asked.kernel in _SIZED
+        size_bytes = size_of(asked) if sized else 0
         engine = Compute(
             kernel=asked.kernel,
             engine=asked.engine,
-            size_bytes=size_of(asked) if asked.kernel in _SIZED else 0,
+            size_bytes=size_bytes,
             repetition_ms=asked.repetition_ms,
             repetitions=asked.repetitions,
             placement=asked.placement,
             duration_ms=self._setup.duration_ms,
-            notes={"pages": "small"} if asked.kernel in _SIZED else {},
+            notes=notes_on(asked, size_bytes) if sized else {},
         )
         engine.arm()
         return engine
@@ -87,7 +90,7 @@ def size_of(parameters: ComputeParameters, caches: Path = _CACHES) -> int:
         return parameters.size_bytes
     sizes = _cache_bytes(caches)
     if parameters.level == "memory":
-        last = sizes[max(sizes)] if sizes else 0
+        last = sizes[max(sizes)] if sizes else _LARGEST_BYTES
         import psutil
 
         free = psutil.virtual_memory().available // _SHARE_OF_FREE
@@ -98,6 +101,22 @@ def size_of(parameters: ComputeParameters, caches: Path = _CACHES) -> int:
             f"compute: parameter level = {parameters.level!r}: {caches} tells of no such cache; give size_bytes"
         )
     return sizes[level] // 2
+
+
+def notes_on(parameters: ComputeParameters, size_bytes: int, caches: Path = _CACHES) -> dict[str, str]:
+    """Return facts of the memory: its pages, the last cache, and why what should be beyond it is not, or may not be."""
+    notes = {"pages": "small"}
+    sizes = _cache_bytes(caches)
+    last = sizes[max(sizes)] if sizes else None
+    if last is not None:
+        notes["last_cache_bytes"] = str(last)
+    if parameters.level != "memory" or parameters.size_bytes:
+        return notes
+    if last is None:
+        notes["fallback"] = f"the kernel tells of no cache: {size_bytes} bytes may be within one"
+    elif size_bytes < _PARTLY * last:
+        notes["fallback"] = f"{size_bytes} bytes are not far beyond the last cache of {last}: give size_bytes"
+    return notes
 
 
 def _cache_bytes(caches: Path) -> dict[int, int]:

@@ -6,16 +6,19 @@ import json
 import stat
 from contextlib import suppress
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from cryptography import x509
-from tests.unit.ingesting import Collector, hello, quick_retries, stream
+from tests.unit.ingesting import Collector, hello, quick_retries, stream, until
 from tests.unit.memory_store import MemoryStore
 
 from cvmprobe.collector.certificates import Certificates
-from cvmprobe.collector.daemon import _closed, _declare_cut_off, _make_state_dir, _write_endpoint
+from cvmprobe.collector.daemon import _closed, _declare_cut_off, _make_state_dir, _prune, _write_endpoint
 from cvmprobe.collector.identity import read_tokens
 from cvmprobe.collector.live import Live
+from cvmprobe.collector.spending import DAY_MS
+from cvmprobe.config.collector import CollectorSettings
 from cvmprobe.errors import ConfigError
 from cvmprobe.model.endpoint import Endpoint, Role, VolumeTarget
 from cvmprobe.model.histogram import Histogram
@@ -132,6 +135,18 @@ async def test_what_was_cut_off_has_ended_though_the_disk_is_full(caplog):
         store.refuse = lambda asked: False
         await collector.writer.flush()
         assert store.runs() == (ended,)
+
+
+async def test_what_is_too_old_goes_only_once_the_clock_had_time_to_be_set(tmp_path, monkeypatch):
+    asked, acts = [], []
+    store = SimpleNamespace(prune=lambda before_ms, max_bytes: asked.append((before_ms, max_bytes)))
+    writer = SimpleNamespace(act=lambda act: (act(store), acts.append(act)))
+    monkeypatch.setattr("cvmprobe.collector.daemon._PRUNE_S", 0)
+    monkeypatch.setattr("cvmprobe.collector.daemon.unix_ms", lambda: 100 * DAY_MS)
+    pruning = asyncio.create_task(_prune(writer, CollectorSettings(state_dir=tmp_path, keep_days=3, keep_bytes=7)))
+    await until(lambda: len(acts) >= 2)
+    pruning.cancel()
+    assert asked[:2] == [(0, 7), (97 * DAY_MS, 7)]
 
 
 def window(end, node="a", lease="l", repeat=1):

@@ -202,14 +202,16 @@ async def _background(work: Coroutine[None, None, None]) -> AsyncIterator[asynci
 
 
 async def _prune(writer: Writer, settings: CollectorSettings) -> None:
-    """Once an hour let go of what is too old, or too much."""
+    """Once an hour let go of what is too old, or too much; at first by size alone: a booting clock may be years off."""
+    before_ms = 0
 
     def prune(store: Store) -> None:
-        store.prune(unix_ms() - settings.keep_days * DAY_MS, settings.keep_bytes)
+        store.prune(before_ms, settings.keep_bytes)
 
     while True:
         writer.act(prune)
         await asyncio.sleep(_PRUNE_S)
+        before_ms = unix_ms() - settings.keep_days * DAY_MS
 
 
 def _make_state_dir(directory: Path) -> None:

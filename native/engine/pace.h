@@ -55,6 +55,16 @@ static inline uint64_t pace_next(struct pace *p)
     return p->start_ns + (uint64_t)p->offset_ns;
 }
 
+/* How many operations of a constant rate are meant to start before end_ns, from the first on. */
+static inline uint64_t pace_due(const struct pace *p, uint64_t end_ns)
+{
+    double span_ns = end_ns > p->start_ns ? (double)(end_ns - p->start_ns) : 0;
+    uint64_t due = (uint64_t)(span_ns / p->period_ns);
+    while ((double)due * p->period_ns < span_ns)
+        due++;
+    return due;
+}
+
 /* Sleep towards until_ns, for a slice at the most, but for the end that is to be spun. */
 static inline void pace_sleep(const struct pace *p, uint64_t now_ns, uint64_t until_ns)
 {

@@ -244,6 +244,14 @@ def test_workers_of_an_open_loop_share_the_rate_and_take_turns(make_scratch):
     assert starts == [5_000_000 * i for i in range(len(starts))]
 
 
+def test_a_rate_beyond_any_device_is_owed_to_the_operation_and_counted_at_once(make_scratch):
+    file = make_scratch(MIB)
+    with_disk = Disk(fds=[file.fd], file_bytes=MIB, rate_per_s=1e9, duration_ms=1000)
+    last = finish(with_disk)
+    assert last.counters["reads"] + last.counters["unstarted_operations"] == 10**9
+    assert last.counters["cpu_ns"] < 1.1e9  # more than it lived: it counted them one by one
+
+
 def test_a_device_that_falls_behind_is_charged_from_the_intended_start():
     """One packet is in the pipe every 20 ms, and 500 reads a second are meant to start."""
     reading, writing = packet_pipe()

@@ -2,6 +2,8 @@
 
 import math
 import random
+import statistics
+from itertools import product
 
 import pytest
 from hypothesis import given, settings
@@ -112,6 +114,54 @@ def test_planned_repeats_tell():
 
 def test_what_lies_on_the_border_needs_more_repeats_than_anybody_waits_for():
     assert contrast([98, 99, 100, 101, 102], [100, 101, 102, 103, 104]).repeats_to_tell(EFFECT, 1) == MOST + 1
+
+
+def every_resample(values):
+    """Mean and squared standard error of each of the n ** n resamples."""
+    return [(statistics.fmean(one), statistics.variance(one) / len(one)) for one in product(values, repeat=len(values))]
+
+
+def exact_ts(before, after):
+    """Every t* of the bootstrap of both sides, ascending, with the difference of the logarithms and its error."""
+    (a, b) = ([math.log(value) for value in values] for values in (before, after))
+    difference = statistics.fmean(b) - statistics.fmean(a)
+    error = math.sqrt(statistics.variance(a) / len(a) + statistics.variance(b) / len(b))
+    ts = []
+    for (mean_a, squared_a), (mean_b, squared_b) in product(every_resample(a), every_resample(b)):
+        beyond, spread = mean_b - mean_a - difference, math.sqrt(squared_a + squared_b)
+        ts.append(beyond / spread if spread else math.copysign(math.inf, beyond))
+    return difference, error, sorted(ts)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ([100.0, 103.0, 98.0, 101.0], [109.0, 104.0, 111.0, 106.0]),
+        ([100.0, 103.0, 98.0, 101.0], [96.0, 99.0, 91.0, 95.0]),
+        ([1.0, 1.4, 1.1, 4.0], [2.0, 2.1, 2.6, 1.9]),
+    ],
+)
+def test_drawn_resamples_agree_with_all_there_are(before, after):
+    """Four repeats have few enough resamples to take them all; draws may miss a quantile by five of their errors."""
+    difference, error, ts = exact_ts(before, after)
+    found = contrast(before, after)
+    off = 5 * math.sqrt(0.025 * 0.975 / 4_999)
+    for bound, tail in ((found.low, 0.975), (found.high, 0.025)):
+        t = (difference - math.log(bound)) / error
+        assert ts[int((tail - off) * len(ts))] - 1e-9 <= t <= ts[int((tail + off) * len(ts))] + 1e-9
+    t = (abs(difference) - math.log1p(EFFECT)) / error
+    beyond = sum(one >= t if difference > 0 else one <= -t for one in ts) / len(ts)
+    assert found.p_beyond(EFFECT) == pytest.approx(2 * beyond, abs=10 * math.sqrt(beyond / 4_999) + 1e-3)
+
+
+@given(st.lists(st.floats(0, 1), max_size=12), st.sampled_from([0.001, 0.01, 0.05, 0.2]))
+def test_holm_rejects_what_stepping_down_rejects(p_values, level):
+    rejected = set()
+    for place, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        if p_values[index] * (len(p_values) - place) > level:
+            break
+        rejected.add(index)
+    assert {index for index, p in enumerate(holm(p_values)) if p <= level} == rejected
 
 
 def test_holm():

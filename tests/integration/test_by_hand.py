@@ -126,6 +126,7 @@ def test_a_responder_that_cannot_listen_says_so(environment, responder):
     )
     assert taken.returncode == 1
     assert "Address already in use" in taken.stderr
+    assert "give another address or port with --listen" in taken.stderr
     named = subprocess.run(
         [*command, "no-number:1"], env=environment, capture_output=True, text=True, timeout=WITHIN_S, check=False
     )

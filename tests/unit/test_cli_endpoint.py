@@ -1,8 +1,10 @@
 """Finding the collector: flags, the local run's file, its process and who may have written it, the kubeconfig."""
 
+import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -71,6 +73,17 @@ def test_a_directory_others_could_have_made_is_refused(runtime):
     runtime.rmdir()
     runtime.symlink_to("/tmp")
     with pytest.raises(UsageError, match="is not a directory of yours"):
+        runtime_dir(create=True)
+
+
+def test_a_runtime_directory_that_cannot_be_made_says_what_to_set(monkeypatch, runtime):
+    runtime.rmdir()
+
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(UsageError, match="cannot be made: Read-only file system; set XDG_RUNTIME_DIR"):
         runtime_dir(create=True)
 
 

@@ -98,8 +98,14 @@ def runtime_dir(*, create: bool) -> Path:
     base = os.environ.get("XDG_RUNTIME_DIR")
     path = Path(base) / "cvmprobe" if base and _is_ours(Path(base)) else Path(f"/tmp/cvmprobe-{os.getuid()}")  # noqa: S108 - owner and mode are checked
     if create:
-        with suppress(FileExistsError):
+        try:
             path.mkdir(mode=0o700)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise UsageError(
+                f"{path} cannot be made: {error.strerror}; set XDG_RUNTIME_DIR to a directory of yours"
+            ) from error
     with suppress(FileNotFoundError):
         found = path.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:

@@ -11,7 +11,7 @@ import typer
 from cvmprobe.cli.hand import PORT, KeyFileOption, KeyOption, address_of, read_key
 from cvmprobe.cli.interrupt import interrupts
 from cvmprobe.cli.output import note
-from cvmprobe.errors import EngineError, UsageError
+from cvmprobe.errors import EngineError, RefusedError, UsageError
 
 if TYPE_CHECKING:  # native; a machine without the engines has the other verbs
     from cvmprobe.probes.responder import Responder
@@ -75,7 +75,7 @@ def _listen(listen: str | None) -> "tuple[Responder, str]":
             return Responder(_ANY_IPV4, wanted.port), _ANY_IPV4
         if error.call == "getaddrinfo":
             raise UsageError(f"--listen {listen}: give a numeric address of this machine") from None
-        raise
+        raise RefusedError(f"{error}; give another address or port with --listen") from error
 
 
 def _serve(serving: "Responder", key: bytes, max_bytes: int) -> int:

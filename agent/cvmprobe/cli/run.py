@@ -69,6 +69,7 @@ class _Order:
     scale: float
     repeats: int | None  # None: as the suite says
     path: Path
+    local: bool  # the collector ends with us
 
 
 _CANCEL_S: Final = 10.0
@@ -95,7 +96,7 @@ def run(
     """Run a suite, here or in a cluster."""
     where.check()
     scaled(load_suite(suite), scale, repeats)  # a wrong name or scale is told before anything is started
-    order = _Order(suite, scale, repeats, fresh_path(output))
+    order = _Order(suite, scale, repeats, fresh_path(output), where.local)
     if where.local:
         code = _run_local(order, _volume(volume, order.path), form, keep=keep)
     else:
@@ -166,7 +167,10 @@ async def _measure(way: Way, order: _Order, display: RunDisplay) -> _Result:
                 return await _take(client, run, order.path, display)
     except asyncio.CancelledError:
         if run is not None and not run.state.ended:
-            await _cancel(way, run, display)
+            kept = (
+                "nothing of it is kept" if order.local else f"what it measured: cvmprobe get windows --run {run.run_id}"
+            )
+            await _cancel(way, run, display, kept)
         raise
 
 
@@ -179,7 +183,7 @@ async def _take(client: ProbeClient, run: Run, path: Path, display: RunDisplay) 
     return run, await client.summarize(Selection(run_id=run.run_id), TimeRange())
 
 
-async def _cancel(way: Way, run: Run, display: RunDisplay) -> None:
+async def _cancel(way: Way, run: Run, display: RunDisplay, kept: str) -> None:
     """Have a run end; another interrupt leaves it alone."""
     display.note(f"cancelling run {run.run_id}; Ctrl-C again leaves at once")
     try:
@@ -188,7 +192,7 @@ async def _cancel(way: Way, run: Run, display: RunDisplay) -> None:
     except (ProbeError, TimeoutError) as error:
         display.note(f"run {run.run_id} could not be cancelled, and goes on: {error or 'no answer'}")
     else:
-        display.note(f"run {run.run_id} is {run.state}; what it measured: cvmprobe get windows --run {run.run_id}")
+        display.note(f"run {run.run_id} is {run.state}; {kept}")
 
 
 @asynccontextmanager

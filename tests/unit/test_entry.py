@@ -13,6 +13,7 @@ from cvmprobe.probes.entry import read_parameters
 class Parameters(msgspec.Struct, frozen=True):
     streams: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     wait: Literal["block", "spin"] = "block"
+    order: Annotated[Literal["even"], msgspec.Meta(description="with words of its own")] = "even"
 
 
 def read(**parameters):
@@ -30,8 +31,9 @@ def test_text_becomes_typed_values_and_defaults_fill_the_rest():
         ({"streams": "0"}, "streams = '0'"),
         ({"streams": "65"}, "streams = '65'"),
         ({"streams": "many"}, "streams = 'many'"),
-        ({"wait": "sleep"}, "wait = 'sleep'"),
-        ({"stream": "2"}, "no parameter 'stream'; it has streams, wait"),
+        ({"wait": "sleep"}, "wait = 'sleep': say one of block, spin"),
+        ({"order": "odd"}, "order = 'odd': say one of even"),
+        ({"stream": "2"}, "no parameter 'stream'; it has streams, wait, order"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_value(parameters, named):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
+from msgspec.inspect import LiteralType, Metadata, StructType, type_info
 
 from cvmprobe.errors import UsageError
 from cvmprobe.model.run import Cost
@@ -77,4 +78,18 @@ def read_parameters(kind: type[P], probe: Probe, parameters: Mapping[str, str]) 
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at `$.")
         name = where.rstrip("`")
-        raise UsageError(f"{probe}: parameter {name} = {parameters.get(name)!r}: {what}") from None
+        raise UsageError(
+            f"{probe}: parameter {name} = {parameters.get(name)!r}: {_allowed(kind, name, what)}"
+        ) from None
+
+
+def _allowed(kind: type[msgspec.Struct], name: str, complaint: str) -> str:
+    """Return the words that a parameter takes; where it takes any value in a range, the complaint that tells it."""
+    struct = type_info(kind)
+    fields = struct.fields if isinstance(struct, StructType) else ()
+    described = next((field.type for field in fields if field.name == name), None)
+    if isinstance(described, Metadata):
+        described = described.type
+    if isinstance(described, LiteralType):
+        return f"say one of {', '.join(map(str, described.values))}"
+    return complaint

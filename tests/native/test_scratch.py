@@ -151,6 +151,8 @@ def test_a_block_smaller_than_the_device_takes_is_refused_and_named(make_scratch
         scratch.check_block(file.fd, block_bytes, Path("/volume"))
     with pytest.raises(UsageError, match="block_bytes=100: the device under /volume"):
         scratch.check_block(file.fd, 100, Path("/volume"))
+    with pytest.raises(EngineError, match="read a scratch file in /volume: preadv: Bad file descriptor"):
+        scratch.check_block(999_999, 4096, Path("/volume"))
 
 
 def test_one_unwritten_block_in_a_written_file_is_found(plain_file):

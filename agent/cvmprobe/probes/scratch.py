@@ -202,10 +202,10 @@ def fill(fd: int, size_bytes: int, doing: str, stopping: Callable[[], bool] = la
     _flush(fd, doing)
 
 
-def _aligned_block(doing: str) -> mmap.mmap:
-    """Return 1 MiB of memory, aligned to pages as direct I/O wants it."""
+def _aligned_block(doing: str, block_bytes: int = MIB) -> mmap.mmap:
+    """Return memory aligned to pages, as direct I/O wants it."""
     try:
-        return mmap.mmap(-1, MIB)
+        return mmap.mmap(-1, block_bytes)
     except OSError as error:
         raise EngineError("mmap", error.errno or 0, doing) from error
 
@@ -275,12 +275,13 @@ def check_limits(volume: pathlib.Path, size_bytes: int, max_bytes: int) -> None:
 
 def check_block(fd: int, block_bytes: int, volume: pathlib.Path) -> None:
     """Raise UsageError where direct I/O is not to be had in blocks of this size, as of 512 bytes on a 4K device."""
-    with mmap.mmap(-1, block_bytes) as block:
+    doing = f"read a scratch file in {volume}"
+    with _aligned_block(doing, block_bytes) as block:
         try:
-            os.preadv(fd, [block], block_bytes if os.fstat(fd).st_size > block_bytes else 0)
+            os.preadv(fd, [block], 0)
         except OSError as error:
             if error.errno != errno.EINVAL:
-                raise EngineError("preadv", error.errno or 0, f"read a scratch file in {volume}") from error
+                raise EngineError("preadv", error.errno or 0, doing) from error
             raise UsageError(
                 f"block_bytes={block_bytes}: the device under {volume} takes larger blocks alone:"
                 " give a multiple of 4096"

@@ -25,6 +25,14 @@ class Group:
         for way in ("read", "write"):
             (self.place / f"blkio.throttle.{way}_iops_device").write_text(f"{device} {iops}")
 
+    def limit_bytes(self, device: str, bytes_per_s: int) -> None:
+        """Let ``device`` read so many bytes, and write so many, a second for who is in the group."""
+        if self.unified:
+            (self.place / "io.max").write_text(f"{device} rbps={bytes_per_s} wbps={bytes_per_s}")
+            return
+        for way in ("read", "write"):
+            (self.place / f"blkio.throttle.{way}_bps_device").write_text(f"{device} {bytes_per_s}")
+
     def served(self, device: str) -> int:
         """How many reads and writes of who is in the group the kernel has passed on to ``device``."""
         stat = self.place / ("io.stat" if self.unified else "blkio.throttle.io_serviced")

@@ -67,11 +67,14 @@ def execute(directory, *, duration_ms, **parameters):
     return execution.result()
 
 
-def throttled(disk, limit, **parameters):
-    """The same under a limit of so many operations a second; the file is made before, without one."""
+def throttled(disk, limit, *, bytes_each=None, **parameters):
+    """The same under a limit of so many operations a second, or of their bytes; the file is made before it."""
     measure(disk.directory, **{**parameters, "mode": "randread", "rate_per_s": 0, "omit_ms": 0, "duration_ms": 500})
     with made_group("io") as limited:
-        limited.limit_iops(disk.number, limit)
+        if bytes_each is None:
+            limited.limit_iops(disk.number, limit)
+        else:
+            limited.limit_bytes(disk.number, limit * bytes_each)
         with limited.joined():
             result = measure(disk.directory, **parameters)
         served = limited.served(disk.number)
@@ -122,6 +125,12 @@ def test_operations_are_those_that_the_throttle_lets_through(disk, mode, limit, 
     result = at_its_limit(disk, limit, mode=mode, depth=depth, duration_ms=11_000, omit_ms=1_000)
     flags = {flag for window in result.windows for flag in window.flags}
     assert Flag.LITTLE not in flags or Flag.STARVED in flags  # whoever has no CPU cannot hold a depth, and says so
+
+
+@pytest.mark.parametrize(("mode", "block_bytes", "limit"), [("randread", 4096, 1024), ("write", 256 << 10, 64)])
+def test_bytes_are_those_that_the_throttle_lets_through(disk, mode, block_bytes, limit):
+    asked = {"mode": mode, "block_bytes": block_bytes, "duration_ms": 6_000, "omit_ms": 1_000}
+    at_its_limit(disk, limit, bytes_each=block_bytes, **asked)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -2,8 +2,10 @@
 
 import asyncio
 import csv
+import errno
 import io
 import json
+import os
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -230,6 +232,19 @@ def test_a_run_ends_in_a_table_a_file_and_its_exit_code(collector, capsys, tmp_p
     assert (f"cvmprobe: run r1 is {state}: disk: no space" in captured.err) is (code != 0)
     assert ("quick", 0.5) in collector.asked
     assert ("r1", True, SnapshotFormat.ZIP) in collector.asked
+
+
+def test_a_disk_that_is_full_takes_no_figure_away(collector, capsys, tmp_path):
+    collector.broken = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    before = set(tmp_path.iterdir())
+    assert cvmprobe("run quick -f out.zip") == 3
+    captured = capsys.readouterr()
+    assert captured.out.startswith("tcp_rr\n")
+    assert (
+        "cvmprobe: cannot write out.zip: No space left on device; make room, or name a file elsewhere" in captured.err
+    )
+    assert "snapshot show" not in captured.err
+    assert set(tmp_path.iterdir()) == before
 
 
 def test_a_run_that_cannot_be_had_now_is_no_wrong_usage(collector, capsys):

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 
-from cvmprobe.errors import UsageError
+from cvmprobe.errors import StoreError, UsageError
 
 __all__ = ["export", "fresh_path"]
 
@@ -30,13 +30,19 @@ def fresh_path(output: Path | None, suffix: str = "snapshot.zip") -> Path:
 
 
 async def export(chunks: AsyncIterator[bytes], path: Path) -> None:
-    """Write all chunks to ``path``; when that fails, or is interrupted, nothing is left there."""
+    """Write all chunks to ``path``; when that fails, or is interrupted, nothing is left there.
+
+    Raises StoreError where the disk does not take them.
+    """
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with draft.open("xb") as file:
             async for chunk in chunks:
                 file.write(chunk)
         draft.replace(path)
+    except OSError as error:
+        reason = f"cannot write {path}: {error.strerror}; make room, or name a file elsewhere with --output"
+        raise StoreError(reason) from error
     finally:
         with suppress(FileNotFoundError):
             draft.unlink()

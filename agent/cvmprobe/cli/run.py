@@ -21,7 +21,7 @@ from cvmprobe.cli.output import Format, FormatOption, note, show
 from cvmprobe.cli.progress import RunDisplay
 from cvmprobe.cli.records import run_record, summary_metric_record, summary_record
 from cvmprobe.cli.tables import tables
-from cvmprobe.errors import PartialError, ProbeError, UsageError
+from cvmprobe.errors import PartialError, ProbeError, StoreError, UsageError
 from cvmprobe.model.query import Missed, Selection, SnapshotFormat, Summary, TimeRange
 from cvmprobe.model.run import Run, RunState
 from cvmprobe.suites import load_suite, scaled, suite_names
@@ -58,7 +58,7 @@ Measure the cluster of your kubeconfig:
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 some measurements are missing.
 """
 
-_Result = tuple[Run, Sequence[Summary]]
+_Result = tuple[Run, Sequence[Summary], str]  # the last: why there is no snapshot; empty where there is one
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,12 +175,16 @@ async def _measure(way: Way, order: _Order, display: RunDisplay) -> _Result:
 
 
 async def _take(client: ProbeClient, run: Run, path: Path, display: RunDisplay) -> _Result:
-    """Write the snapshot of a run that has ended, and ask for its figures."""
+    """Write the snapshot of a run that has ended, and ask for its figures, which a full disk does not take away."""
     display.say(f"writing {path}")
-    await export(
-        client.export_snapshot(run.run_id, TimeRange(), with_samples=True, snapshot_format=SnapshotFormat.ZIP), path
-    )
-    return run, await client.summarize(Selection(run_id=run.run_id), TimeRange())
+    unwritten = ""
+    try:
+        await export(
+            client.export_snapshot(run.run_id, TimeRange(), with_samples=True, snapshot_format=SnapshotFormat.ZIP), path
+        )
+    except StoreError as error:
+        unwritten = str(error)
+    return run, await client.summarize(Selection(run_id=run.run_id), TimeRange()), unwritten
 
 
 async def _cancel(way: Way, run: Run, display: RunDisplay, kept: str) -> None:
@@ -214,27 +218,28 @@ async def _show_rates(client: ProbeClient, display: RunDisplay) -> None:
 
 def _report(result: _Result, path: Path, form: Format) -> int:
     """Print the figures and return the exit code of the run."""
-    run, summaries = result
+    run, summaries, unwritten = result
     record = {
         **run_record(run),
-        "snapshot": str(path),
+        "snapshot": None if unwritten else str(path),
         "labels": label_records([run]),
         "summaries": [summary_record(row) for row in summaries],
     }
     flat = [summary_metric_record(row) for row in summaries]
     table = Group(tables(figures_of_summaries(summaries), [run]), *labelled(summaries, [run]))
     show(form, table, record, flat)
-    note(f"wrote {path} ({path.stat().st_size:,} bytes)")
+    note(f"cvmprobe: {unwritten}" if unwritten else f"wrote {path} ({path.stat().st_size:,} bytes)")
     if run.state is RunState.DONE:
-        return 0
+        return PartialError.exit_code if unwritten else 0
     note(f"cvmprobe: run {run.run_id} is {run.state}: {run.detail or 'no reason given'}")
     return PartialError.exit_code if run.state is RunState.PARTIAL else ProbeError.exit_code
 
 
 def _advise(path: Path, *more: str) -> None:
     note("Next:")
-    note(f"  cvmprobe snapshot show {path}")
-    note(f"  cvmprobe snapshot show {path} -o csv")
+    if path.exists():
+        note(f"  cvmprobe snapshot show {path}")
+        note(f"  cvmprobe snapshot show {path} -o csv")
     for line in more:
         note(f"  {line}")
 

@@ -227,7 +227,9 @@ def _tried(environment: Environment, name: str) -> str:
 
 
 def _interference(environment: Environment) -> Iterator[str]:
-    yield _row("pressure", environment.value("pressure_now") or _of(environment, "pressure"))
+    counted = {"counted": "counted; not looked at: run the doctor on the node itself"}
+    pressure = _of(environment, "pressure")
+    yield _row("pressure", environment.value("pressure_now") or counted.get(pressure, pressure))
     told = [f"told ({fact.source})" for fact in environment.facts if fact.name == "steal" and fact.value]
     yield _row("stolen time", "".join(told) or _of(environment, "steal"))
 

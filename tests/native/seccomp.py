@@ -14,11 +14,11 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[2]
 _NAMES = (
     "io_setup", "io_destroy", "io_getevents", "io_submit", "pread64", "pwrite64", "fsync", "fdatasync", "fallocate",
-    "ioctl", "dup", "fcntl", "statfs",
+    "ioctl", "dup", "fcntl", "statfs", "socket", "sched_getaffinity", "prlimit64", "uname", "readlink", "clock_adjtime",
 )  # fmt: skip
 _BY_MACHINE = {
-    "x86_64": (206, 207, 208, 209, 17, 18, 74, 75, 285, 16, 32, 72, 137),
-    "aarch64": (0, 1, 4, 2, 67, 68, 82, 83, 47, 29, 23, 25, 43),
+    "x86_64": (206, 207, 208, 209, 17, 18, 74, 75, 285, 16, 32, 72, 137, 41, 204, 302, 63, 89, 305),
+    "aarch64": (0, 1, 4, 2, 67, 68, 82, 83, 47, 29, 23, 25, 43, 198, 123, 261, 160, 78, 266),
 }
 NUMBERS = {"io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427, "clone3": 435} | dict(
     zip(_NAMES, _BY_MACHINE.get(platform.machine(), ()), strict=False)

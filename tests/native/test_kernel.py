@@ -36,6 +36,34 @@ def test_a_refusal_is_told_with_the_name_of_its_errno():
     assert told.strip() == "refused: io_uring_setup: EPERM (errno 1)"
 
 
+LOOK = """
+from pathlib import Path
+import cvmprobe.native.recording, psutil
+from cvmprobe.probes.environment import environment
+environment(volumes={"v": Path("/tmp")})
+refuse(sys.argv[1], int(sys.argv[2]))
+found = {fact.name: fact for fact in environment(volumes={"v": Path("/tmp")}).facts}
+print(*(name for name in sys.argv[3:] if found[name].value is None and found[name].source))
+"""
+
+
+@known
+@pytest.mark.parametrize("error", [errno.EPERM, errno.ENOSYS])
+@pytest.mark.parametrize(
+    ("call", "lost"),
+    [
+        ("socket", ["default_route", "cni", "cni_encryption"]),
+        ("sched_getaffinity", ["cpus_allowed"]),
+        ("prlimit64", ["memory_lock_limit"]),
+        ("uname", ["kernel", "architecture"]),
+        ("readlink", ["volume_v_stack"]),
+        ("clock_adjtime", ["clock_discipline"]),
+    ],
+)
+def test_a_call_that_is_refused_leaves_its_facts_unknown_and_stops_no_other(call, lost, error):
+    assert run_refused(LOOK, call, str(error), *lost).split() == lost
+
+
 def test_the_wall_clock_is_asked_and_not_set():
     synchronized, ppm, error_us = kernel.clock_discipline()
     assert synchronized in (True, False)

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from cvmprobe.probes.facts.reading import exists
+
 __all__ = ["cpu_groups", "memory_limit_file", "numbers"]
 
 _MEMORY_LIMITS = ("memory.max", "memory.limit_in_bytes")  # v2, v1
@@ -24,7 +26,7 @@ def memory_limit_file(root: Path = Path("/")) -> Path | None:
     """Return the file that holds the memory limit of our group, or of the nearest one around it that we can see."""
     for mount, group in _places(root, "memory"):
         for place in _upwards(mount, group):
-            found = next((place / name for name in _MEMORY_LIMITS if (place / name).exists()), None)
+            found = next((place / name for name in _MEMORY_LIMITS if exists(place / name)), None)
             if found is not None:
                 return found
     return None

@@ -29,9 +29,11 @@ def _answer(refused: tuple[str, int] | None) -> str:
 
 
 def _try_option(option: int) -> tuple[str, int] | None:
+    call = "socket"
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            call = "setsockopt"
             probe.setsockopt(socket.IPPROTO_UDP, option, 1)
     except OSError as error:
-        return "setsockopt", error.errno or 0
+        return call, error.errno or 0
     return None

@@ -26,7 +26,7 @@ def limits(root: Path) -> Iterator[Fact]:
     yield fact("no_new_privileges", "/proc/self/status", partial(field_of, status, "NoNewPrivs"))
     yield fact("capabilities", "/proc/self/status", partial(field_of, status, "CapEff"))
     yield Fact("user_id", str(os.geteuid()), "geteuid")
-    yield Fact("memory_lock_limit", _limit(resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]), "getrlimit")
+    yield fact("memory_lock_limit", "getrlimit", lambda: _limit(resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]))
     yield file_fact(root, "io_uring_disabled", "proc/sys/kernel/io_uring_disabled")
 
 

@@ -30,8 +30,7 @@ def processor(root: Path) -> Iterator[Fact]:
     yield fact("cpu_model", "/proc/cpuinfo", partial(_model, info))
     for name, field in (("cpu_vendor", "vendor_id"), ("microcode", "microcode")):
         yield fact(name, "/proc/cpuinfo", partial(field_of, info, field))
-    allowed = ",".join(str(cpu) for cpu in sorted(os.sched_getaffinity(0)))
-    yield Fact("cpus_allowed", allowed, "sched_getaffinity")
+    yield fact("cpus_allowed", "sched_getaffinity", lambda: ",".join(map(str, sorted(os.sched_getaffinity(0)))))
     for name, path in _FILES:
         yield file_fact(root, name, path)
     yield from _numa_cpus(root)

@@ -70,21 +70,28 @@ def _is_disk(device: Path) -> bool:
 def volume_stacks(root: Path, volumes: Mapping[str, Path]) -> Iterator[Fact]:
     """Yield what each volume lies on: with the devices' names, and as a fingerprint that equal nodes share."""
     for name, path in volumes.items():
-        mount = _mount_of(root, path)
-        if mount is None:
-            reason = f"/proc/self/mountinfo: nothing is mounted at or above {path}"
-            yield unknown(f"volume_{name}_stack", reason)
-            continue
-        yield Fact(f"volume_{name}_filesystem", mount.filesystem, "/proc/self/mountinfo")
-        yield Fact(f"volume_{name}_mount_options", mount.options, "/proc/self/mountinfo")
-        place, source = _device(root, mount)
-        layers = list(_layers(root, place))
-        if not layers:
-            yield unknown(f"volume_{name}_stack", f"{source}: no block device lies below {mount.filesystem}")
-            continue
-        yield Fact(f"volume_{name}_stack", " > ".join(f"{layer} {kind}" for layer, kind in layers), source)
-        whole = [f"{mount.filesystem} {mount.options}", *(kind for _, kind in layers)]
-        yield Fact(f"volume_{name}_fingerprint", " > ".join(whole), f"{source}, without names")
+        try:
+            yield from list(_stack(root, name, path))
+        except OSError as error:
+            yield unknown(f"volume_{name}_stack", f"{path}: {error.strerror}")
+
+
+def _stack(root: Path, name: str, path: Path) -> Iterator[Fact]:
+    """Yield what one volume lies on. Raises OSError where no link may be followed."""
+    mount = _mount_of(root, path)
+    if mount is None:
+        yield unknown(f"volume_{name}_stack", f"/proc/self/mountinfo: nothing is mounted at or above {path}")
+        return
+    yield Fact(f"volume_{name}_filesystem", mount.filesystem, "/proc/self/mountinfo")
+    yield Fact(f"volume_{name}_mount_options", mount.options, "/proc/self/mountinfo")
+    place, source = _device(root, mount)
+    layers = list(_layers(root, place))
+    if not layers:
+        yield unknown(f"volume_{name}_stack", f"{source}: no block device lies below {mount.filesystem}")
+        return
+    yield Fact(f"volume_{name}_stack", " > ".join(f"{layer} {kind}" for layer, kind in layers), source)
+    whole = [f"{mount.filesystem} {mount.options}", *(kind for _, kind in layers)]
+    yield Fact(f"volume_{name}_fingerprint", " > ".join(whole), f"{source}, without names")
 
 
 def _device(root: Path, mount: _Mount) -> tuple[Path, str]:

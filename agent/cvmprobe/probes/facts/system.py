@@ -32,9 +32,8 @@ _PACKAGES = ("grpcio", "msgspec", "protobuf", "psutil")
 
 def system(root: Path) -> Iterator[Fact]:
     """Yield what software this node runs."""
-    names = os.uname()
-    yield Fact("kernel", names.release, "uname")
-    yield Fact("architecture", names.machine, "uname")
+    yield fact("kernel", "uname", lambda: os.uname().release)
+    yield fact("architecture", "uname", lambda: os.uname().machine)
     yield fact("os", "/etc/os-release", lambda: _os_name(root))
     yield file_fact(root, "boot_id", "proc/sys/kernel/random/boot_id")
     yield fact("kernel_options", "/proc/cmdline", lambda: _kernel_options(root))

@@ -24,6 +24,7 @@ from cvmprobe.errors import ConfigError, DeniedError, UnreachableError
 from cvmprobe.model.query import Selection
 from cvmprobe.v1 import probe_pb2
 from cvmprobe.v1.probe_pb2_grpc import ProbeServiceStub
+from cvmprobe.wire import serve
 from cvmprobe.wire.authority import CertificateAuthority
 from cvmprobe.wire.channel import bearer, open_channel
 from cvmprobe.wire.identity import METHOD_ACCESS, OPEN_METHODS, Access, Principal, StaticTokens
@@ -200,3 +201,14 @@ async def test_one_caller_cannot_take_all_calls(world, monkeypatch):
                 break
         for watch in watches:
             watch.cancel()
+
+
+async def test_a_connection_that_says_nothing_is_closed(world, monkeypatch):
+    options = {**dict(serve._OPTIONS), "grpc.server_handshake_timeout_ms": 300}
+    assert options.keys() == dict(serve._OPTIONS).keys()
+    monkeypatch.setattr(serve, "_OPTIONS", tuple(options.items()))
+    async with world.serve(probe=MemoryNode()) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        async with asyncio.timeout(20):
+            assert await reader.read() == b""
+        writer.close()

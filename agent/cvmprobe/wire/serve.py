@@ -24,6 +24,7 @@ __all__ = ["serve", "serve_health"]
 _GRACE_S = 0.5  # for calls in flight when the server ends
 _OPTIONS = (
     *SHARED_OPTIONS,
+    ("grpc.server_handshake_timeout_ms", 10_000),  # who is silent for longer gives its descriptor back
     ("grpc.so_reuseport", 0),  # a second server on the same port is an error
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
 )

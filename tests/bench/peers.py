@@ -19,7 +19,7 @@ from cvmprobe.model.session import Session
 from cvmprobe.native.engine import Snapshot
 from cvmprobe.native.initiator import Initiator
 
-__all__ = ["Case", "OurResponder", "client", "run_to_the_end", "server", "version_of"]
+__all__ = ["Case", "OurResponder", "client", "pinned", "process_cpu_s", "run_to_the_end", "server", "version_of"]
 
 PLENTY = 1 << 60
 CPU_CLOCK = 2  # with the complement of a process id: the kernel's id of that process's CPU clock
@@ -35,6 +35,16 @@ for line in sys.stdin:
     responder.admit(bytes.fromhex(session_id), bytes.fromhex(key), probe, valid_for_ms=600_000, max_bytes=1 << 60)
     print("admitted", flush=True)
 """
+
+
+def process_cpu_s(pid: int) -> float:
+    """CPU seconds of a process so far."""
+    return time.clock_gettime(~pid << 3 | CPU_CLOCK)
+
+
+def pinned(cpu: int, command: list[str]) -> list[str]:
+    """The command, run on this CPU alone."""
+    return ["taskset", "-c", str(cpu), *command]
 
 
 class OurResponder:
@@ -60,7 +70,20 @@ class OurResponder:
 
     def cpu_s(self) -> float:
         """CPU seconds of its process so far."""
-        return time.clock_gettime(~self._process.pid << 3 | CPU_CLOCK)
+        return process_cpu_s(self._process.pid)
+
+    @contextlib.contextmanager
+    def on(self, cpu: int) -> Iterator[None]:
+        """Run on this CPU alone meanwhile."""
+        before = os.sched_getaffinity(self._process.pid)
+        self._run_on({cpu})
+        yield
+        self._run_on(before)
+
+    def _run_on(self, cpus: set[int]) -> None:
+        for thread in Path("/proc", str(self._process.pid), "task").iterdir():
+            with contextlib.suppress(ProcessLookupError):  # the thread of a session that is over
+                os.sched_setaffinity(int(thread.name), cpus)
 
     def close(self) -> None:
         """End it."""
@@ -91,12 +114,12 @@ def listening(port: int) -> bool:
 
 
 @contextlib.contextmanager
-def server(command: Callable[[int], list[str]]) -> Iterator[tuple[int, list[float]]]:
-    """Run a peer's server on a free port; afterwards the list holds its CPU seconds."""
+def server(command: Callable[[int], list[str]]) -> Iterator[tuple[int, Callable[[], float]]]:
+    """Run a peer's server on a free port; the second tells its CPU seconds so far, or, afterwards, in all."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    cpu_s: list[float] = []
+    whole_s: list[float] = []
     process = subprocess.Popen(command(port), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         end = time.monotonic() + 10
@@ -104,12 +127,12 @@ def server(command: Callable[[int], list[str]]) -> Iterator[tuple[int, list[floa
             if time.monotonic() > end:
                 sys.exit(f"{command(port)[0]} does not listen on port {port}")
             time.sleep(0.01)
-        yield port, cpu_s
+        yield port, lambda: whole_s[0] if whole_s else process_cpu_s(process.pid)
     finally:
         os.kill(process.pid, signal.SIGTERM)  # terminate() would reap it, and its usage with it
         _, _, usage = os.wait4(process.pid, 0)
         process.returncode = 0
-        cpu_s.append(usage.ru_utime + usage.ru_stime)
+        whole_s.append(usage.ru_utime + usage.ru_stime)
 
 
 def client(command: list[str], seconds: float) -> tuple[str, float]:

@@ -58,7 +58,7 @@ def iperf3_stream(streams: int, seconds: float, *, reverse: bool, discard: bool)
         output, cpu_s = client([*command, "-O", str(STREAM_OMIT_S), "-t", str(seconds)], seconds)
     report = json.loads(output)
     moved = sum(interval["sum"]["bytes"] for interval in report["intervals"])
-    sender, receiver = (server_cpu_s[0], cpu_s) if reverse else (cpu_s, server_cpu_s[0])
+    sender, receiver = (server_cpu_s(), cpu_s) if reverse else (cpu_s, server_cpu_s())
     return figures(report["end"]["sum_received"]["bits_per_second"], sender, receiver, moved)
 
 

@@ -59,7 +59,7 @@ def iperf3_datagrams(seconds: float) -> dict[str, float]:
     return {
         "goodput": received["bits_per_second"] / 1e9,
         "sender CPU": cpu_s * 1e12 / sent,
-        "receiver CPU": server_cpu_s[0] * 1e12 / all_received,
+        "receiver CPU": server_cpu_s() * 1e12 / all_received,
     }
 
 

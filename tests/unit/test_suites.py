@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cvmprobe.errors import UsageError
 from cvmprobe.model.endpoint import Path
-from cvmprobe.model.window import Probe
+from cvmprobe.model.window import Direction, Probe
 from cvmprobe.suites import load_suite, scaled, suite_names
 from cvmprobe.suites.load import parse_suite
 from cvmprobe.suites.price import cost, lease_cost
@@ -145,3 +145,55 @@ def test_a_scale_shortens_repetitions_and_keeps_their_number():
     steps = scaled(load_suite("compute"), 0.05).steps
     assert {step.parameters["repetition_ms"] for step in steps} == {"50"}
     assert {step.parameters["repetitions"] for step in steps} == {"10"}
+
+
+def loads(suite):
+    """What each step asks for, as far as it makes the load what it is; seconds without and with the warm-up."""
+    found = {}
+    for step in load_suite(suite).steps:
+        asked = dict(step.parameters)
+        omit_ms = int(asked.pop("omit_ms", "0"))
+        found[step.name] = {**asked, "s": ((step.duration_ms - omit_ms) / 1e3, step.duration_ms / 1e3)}
+    return found
+
+
+def test_the_loads_of_constellation_1_3_are_those_that_were_published():
+    found = loads("constellation-v1.3")
+    buffers = {"sndbuf_bytes": "262144", "rcvbuf_bytes": "262144"}
+    netperf = {"streams": "32", "message_bytes": "16384", **buffers, "s": (600, 600)}
+    assert found["netperf-internode"] == netperf
+    assert next(iter(load_suite("constellation-v1.3").steps)).direction is Direction.BOTH
+    for where in ("internode", "intranode"):
+        datagrams = {"streams": "1", "offload": "none", **buffers, "s": (90, 100)}
+        assert found[f"tcp-{where}"] == {"streams": "1", "s": (90, 100)}
+        assert found[f"tcp-{where}-8800"] == {"streams": "1", "mss": "8800", "s": (90, 100)}
+        assert found[f"udp-{where}"] == {"datagram_bytes": "1372", **datagrams}
+        assert found[f"udp-{where}-8800"] == {"datagram_bytes": "8800", **datagrams}
+        assert found[f"rr-tcp-{where}"] == found[f"rr-udp-{where}"] == {"wait": "block", "s": (90, 100)}
+    mixes = {
+        "r70w30": {"mode": "randrw", "read_percent": "70"},
+        "r100": {"mode": "randread"},
+        "w100": {"mode": "randwrite"},
+    }
+    for name, engine, depth in (("async", "libaio", "16"), ("sync", "sync", "1"), ("io_uring", "io_uring", "16")):
+        for mix, asked in mixes.items():
+            files = {"block_bytes": "4096", "workers": "4", "file_bytes": str(1 << 30), "s": (60, 70)}
+            assert found[f"fio-{name}-{mix}"] == {"engine": engine, "depth": depth, **asked, **files}
+
+
+def test_the_loads_of_constellation_2_6_are_those_that_were_published():
+    found = loads("constellation-v2.6")
+    for to in ("pod2pod", "pod2service"):
+        assert found[f"{to}-tcp"] == {"streams": "1", "s": (10, 11)}
+        assert found[f"{to}-udp"] == {"streams": "1", "datagram_bytes": "1372", "offload": "none", "s": (10, 11)}
+    for verb in ("read", "write"):
+        disk = {"mode": f"rand{verb}", "engine": "libaio", "depth": "128", "workers": "1", "file_bytes": str(10 << 30)}
+        assert found[f"{verb}-iops"] == {**disk, "block_bytes": "4096", "s": (60, 70)}
+        assert found[f"{verb}-bw"] == {**disk, "block_bytes": str(1 << 20), "s": (60, 70)}
+
+
+@pytest.mark.parametrize("name", ["constellation-v1.3", "constellation-v2.6"])
+def test_every_load_of_a_page_has_its_label_and_what_it_really_is(name):
+    steps = load_suite(name).steps
+    assert all(step.label and step.really for step in steps)
+    assert all("random, not sequential" in step.really for step in steps if "seq." in step.label)

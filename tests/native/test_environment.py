@@ -67,6 +67,9 @@ def make(root, files):
 def test_only_options_that_change_a_figure_are_taken_from_the_command_line(tmp_path):
     make(tmp_path, {"proc/cmdline": "root=/dev/x secret=1 nosmt idle=poll constel.csp=azure mitigations=off\n"})
     assert environment(tmp_path).value("kernel_options") == "nosmt idle=poll constel.csp=azure mitigations=off"
+    make(tmp_path, {"proc/cmdline": "nopti ip=10.0.0.1 spectre_v2=off intel_idle.max_cstate=0 psi=1\n"})
+    told = environment(tmp_path).value("kernel_options")
+    assert told == "nopti spectre_v2=off intel_idle.max_cstate=0 psi=1"
 
 
 def test_the_disk_stack_tells_the_kind_of_a_mapping_and_not_the_volume(tmp_path):
@@ -339,6 +342,7 @@ def test_where_no_device_can_be_seen_their_number_is_unknown_not_0(tmp_path):
     ("devices", "name", "encryption"),
     [
         (["eth0"], None, None),
+        (["eth0", "lxcbr0"], None, None),
         (["eth0", "cilium_host", "lxc1", "cilium_wg0"], "cilium", "wireguard device cilium_wg0"),
         (["flannel.1", "cni0"], "flannel", None),
         (["vxlan.calico", "cali123"], "calico", None),

@@ -173,6 +173,15 @@ def test_the_verdict_on_the_tee_is_told_with_its_evidence_and_never_as_proven():
     assert "verified" not in text
 
 
+def test_the_record_keeps_its_keys():
+    """A program reads them: a key may come, none may go or change its name."""
+    record = examination_record("n1", node(clock_cost_ns="9999"))
+    assert list(record) == ["node", "sound", "findings", "environment"]
+    assert list(record["findings"][0]) == ["weight", "subject", "what", "cost", "remedy"]
+    assert list(record["environment"]) == ["tee", "facts"]
+    assert list(record["environment"]["tee"]) == ["kind", "paravisor", "vmpl", "confidence", "attested", "evidence"]
+
+
 def test_the_record_holds_all_of_it():
     record = examination_record("n1", node(clock_cost_ns="9999"))
     assert (record["node"], record["sound"]) == ("n1", False)

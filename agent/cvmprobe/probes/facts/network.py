@@ -33,6 +33,7 @@ _CNI_DEVICES = (
     ("ovn-k8s-", "ovn-kubernetes"),
     ("weave", "weave"),
 )
+_NO_CNI_DEVICES = ("lxcbr",)  # the bridge of LXC
 _DEFAULT_ROUTES = {socket.AF_INET: "default_route", socket.AF_INET6: "default_route_v6"}
 _LIVE = Path("/")
 _MOST_DEVICES = 24  # a host may have hundreds: one for each pod
@@ -136,7 +137,8 @@ def cni(links: Sequence[Link], error: str = "") -> Iterator[Fact]:
 
     A tunnel device shows that encryption is set up, not that it covers what is measured.
     """
-    kinds = {cni for prefix, cni in _CNI_DEVICES for link in links if link.name.startswith(prefix)}
+    devices = [link.name for link in links if not link.name.startswith(_NO_CNI_DEVICES)]
+    kinds = {cni for prefix, cni in _CNI_DEVICES for name in devices if name.startswith(prefix)}
     reason = error or "no device here is named as a CNI names its own"
     yield Fact("cni", " ".join(sorted(kinds)), "names of devices") if kinds else unknown("cni", reason)
     tunnels = [link.name for link in links if link.kind == "wireguard" or link.name.startswith(("cilium_wg", "wg"))]

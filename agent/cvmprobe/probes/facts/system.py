@@ -14,17 +14,38 @@ from cvmprobe.probes.facts.reading import fact, field_of, file_fact, read
 __all__ = ["system"]
 
 _KERNEL_OPTIONS = (
+    "amd_iommu",
     "clocksource",
+    "cpuidle.off",
+    "cpuidle_haltpoll.force",
+    "hugepages",
     "idle",
+    "intel_idle.max_cstate",
+    "intel_iommu",
+    "iommu",
     "isolcpus",
+    "l1tf",
     "maxcpus",
+    "mds",
     "mem_encrypt",
     "mitigations",
+    "no-steal-acc",
     "nohz_full",
+    "nopti",
     "nosmt",
+    "nospectre_v1",
+    "nospectre_v2",
+    "processor.max_cstate",
+    "psi",
+    "pti",
     "rcu_nocbs",
+    "retbleed",
+    "spec_store_bypass_disable",
+    "spectre_v2",
     "swiotlb",
+    "transparent_hugepage",
     "tsc",
+    "tsx",
 )
 _KERNEL_OPTION_PREFIXES = ("constel.",)
 _PACKAGES = ("grpcio", "msgspec", "protobuf", "psutil")

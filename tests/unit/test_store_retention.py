@@ -1,12 +1,22 @@
 """The store forgets what is too old or too much, the cheapest first."""
 
 import random
+from dataclasses import replace
 
 from tests.unit.store_file import ONE, STREAM, batch, ends, store
 
+from cvmprobe.model.delivery import Gap, Hello
+from cvmprobe.model.environment import Confidence, Environment, TeeKind, TeeVerdict
 from cvmprobe.model.window import ClockPair, SampleBlock
+from cvmprobe.store.duck import DuckStore
 
 __all__ = ["store"]
+
+NOBODY = TeeVerdict(TeeKind.NONE, None, None, Confidence.LOW, ())
+
+
+def put(store, stream):
+    store.put_node(stream, Hello("1", stream.endpoint, stream.boot_id, stream.start_id, 1, 0, Environment((), NOBODY)))
 
 
 def clocks(store):
@@ -47,3 +57,28 @@ class TestRetention:
         assert ends(store) == []
         store.commit(STREAM, [batch(100)])
         assert ends(store) == [100]
+
+    def test_starts_that_are_over_and_have_nothing_left_are_forgotten_but_for_the_newest(self, store):
+        starts = [replace(STREAM, start_id=name) for name in ("said bye", "killed", "lives", "has windows", "newest")]
+        said_bye, killed, lives, has_windows, newest = starts
+        for start in starts:
+            put(store, start)
+        store.commit(has_windows, [batch(9)])
+        store.commit(said_bye, [batch(1)])
+        store.end_stream(said_bye, 1)
+        for start, since_ms in ((killed, 2), (has_windows, 2), (newest, 2)):
+            store.open_gap(Gap(start, 1, None, "no Bye", since_ms))
+        store.prune(2, 2**63)
+        assert {gap.stream for gap in store.gaps()} == {killed, has_windows, newest}
+        assert store.account(said_bye).numbered is None, "forgotten: it ended, and its window was too old"
+        store.prune(3, 2**63)
+        assert {gap.stream for gap in store.gaps()} == {has_windows, newest}
+        store.commit(lives, [batch(7)])
+        put(store, replace(STREAM, start_id="later"))
+        store.close()
+        again = DuckStore(store.path)
+        assert again.stored_seq(has_windows) == 0
+        assert again.account(has_windows).stored == again.account(lives).stored == 1
+        assert again.account(said_bye).stored == 0
+        assert len(again._streams) == len({state.number for state in again._streams.values()}) == 4
+        again.close()

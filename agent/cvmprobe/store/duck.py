@@ -20,7 +20,7 @@ from cvmprobe.store.documents import NodeDocument, RunDocument
 from cvmprobe.store.ledger import Ledger
 from cvmprobe.store.rows import Row, batch_rows, block_rows, windows_from
 from cvmprobe.store.sql import Condition, copy_to_parquet, select_operations, select_windows, where
-from cvmprobe.store.streams import StreamState, load_streams, save_stream
+from cvmprobe.store.streams import StreamState, forget_streams, load_streams, save_stream
 
 __all__ = ["DuckStore"]
 
@@ -103,12 +103,15 @@ class DuckStore:
         old = self._state(stream)
         if ledger == (old.ledger if old else Ledger()):
             return
-        new = StreamState(old.number if old else len(self._streams) + 1, ledger)
+        new = StreamState(old.number if old else self._next_number(), ledger)
         with self._transaction() as connection:
             with connection.appender("store.windows") as appender:
                 appender.append_rows(rows)
             save_stream(connection, stream, old, new)
         self._streams[stream] = new
+
+    def _next_number(self) -> int:
+        return max((state.number for state in self._streams.values()), default=0) + 1
 
     # Windows and samples
 
@@ -162,7 +165,7 @@ class DuckStore:
         """Keep how the agent of this stream introduced itself."""
         with self._lock:
             old = self._state(stream)
-            state = old or StreamState(len(self._streams) + 1, Ledger())
+            state = old or StreamState(self._next_number(), Ledger())
             with self._transaction() as connection:
                 save_stream(connection, stream, old, state)
                 document = msgspec.json.encode(hello).decode()
@@ -189,7 +192,14 @@ class DuckStore:
                 if used <= max_bytes:
                     break
                 deleted += self._delete_oldest(used - max_bytes, used)
+            self._forget_streams(before_unix_ms)
         return deleted
+
+    def _forget_streams(self, before_unix_ms: int) -> None:
+        """Let go of starts that are over, of which nothing is left: agents that restart would fill the store."""
+        with self._transaction() as connection:
+            gone = forget_streams(connection, before_unix_ms)
+        self._streams = {stream: state for stream, state in self._streams.items() if state.number not in gone}
 
     def _delete(self, table: str, condition: str, value: int) -> int:
         with self._transaction() as connection:

@@ -8,7 +8,7 @@ from cvmprobe.model.endpoint import Endpoint, Role
 from cvmprobe.store.database import Connection
 from cvmprobe.store.ledger import Ledger, Range
 
-__all__ = ["StreamState", "load_streams", "save_stream"]
+__all__ = ["StreamState", "forget_streams", "load_streams", "save_stream"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,27 @@ def save_stream(connection: Connection, stream: StreamKey, old: StreamState | No
             values = [number, gap.first_seq, gap.last_seq, gap.reason, gap.since_unix_ms]
             connection.execute("INSERT INTO store.gaps VALUES (?, ?, ?, ?, ?)", values)
     _save_ranges(connection, number, set(before.stored), set(after.stored))
+
+
+def forget_streams(connection: Connection, before_unix_ms: int) -> frozenset[int]:
+    """Delete the streams that have ended and have no window left, but for the newest of each endpoint.
+
+    One that ended without Bye may come back, and is kept until its open gap is older than ``before_unix_ms``.
+    Returns their numbers.
+    """
+    over = """
+        SELECT stream FROM store.streams old
+        WHERE stream < (SELECT max(stream) FROM store.streams new
+                        WHERE (new.cluster, new.node, new.role) = (old.cluster, old.node, old.role))
+        AND (last_seq IS NOT NULL
+             OR stream IN (SELECT stream FROM store.gaps WHERE last_seq IS NULL AND since_unix_ms < ?))
+        AND (cluster, boot_id, start_id, node, role) NOT IN
+            (SELECT DISTINCT (cluster, boot_id, start_id, node, role) FROM store.windows)
+    """
+    gone = frozenset(number for (number,) in connection.execute(over, [before_unix_ms]).fetchall())
+    for table in ("gaps", "batches", "streams") if gone else ():
+        connection.execute(f"DELETE FROM store.{table} WHERE stream IN (SELECT unnest(?))", [list(gone)])
+    return gone
 
 
 def _save_ranges(connection: Connection, number: int, before: set[Range], after: set[Range]) -> None:

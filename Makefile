@@ -97,28 +97,19 @@ soak: $(TEST_ENV)/installed ## campaigns with full counts: a thousand sessions, 
 proto: $(TEST_ENV)/ready ## generate agent/cvmprobe/v1 from proto/
 	$(TEST_ENV)/bin/python proto/generate.py
 
-$(ASAN_ENV)/installed: $(SOURCES) | preflight
-	@echo "building the wheel with AddressSanitizer and UBSan"
-	@test -x $(ASAN_ENV)/bin/python || $(PYTHON) -m venv $(ASAN_ENV)
-	@$(ASAN_ENV)/bin/python $(PIP) setuptools cython pytest pytest-asyncio pytest-xdist hypothesis
-	@rm -rf build/asan/wheel && CVMPROBE_BUILD=asan $(ASAN_ENV)/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/asan/wheel .
-	@$(ASAN_ENV)/bin/python $(PIP) --force-reinstall --no-deps build/asan/wheel/*.whl
-	@$(ASAN_ENV)/bin/python $(PIP) "$$(ls build/asan/wheel/*.whl)[agent]"
+$(ASAN_ENV)/installed $(TSAN_ENV)/installed: build/%/env/installed: $(SOURCES) | preflight
+	@echo "building the wheel with the sanitizers of 'make $*'"
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python $(PIP) setuptools cython pytest pytest-asyncio pytest-xdist hypothesis
+	@rm -rf build/$*/wheel && CVMPROBE_BUILD=$* $(@D)/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/$*/wheel .
+	@$(@D)/bin/python $(PIP) --force-reinstall --no-deps build/$*/wheel/*.whl
+	@$(@D)/bin/python $(PIP) "$$(ls build/$*/wheel/*.whl)[agent]"
 	@touch $@
 
 asan: $(ASAN_ENV)/installed ## native tests under AddressSanitizer and UBSan
 	@LD_PRELOAD="$$($${CC:-cc} -print-file-name=libasan.so) $$($${CC:-cc} -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc \
 	$(ASAN_ENV)/bin/python -m pytest tests/native --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
-
-$(TSAN_ENV)/installed: $(SOURCES) | preflight
-	@echo "building the wheel with ThreadSanitizer"
-	@test -x $(TSAN_ENV)/bin/python || $(PYTHON) -m venv $(TSAN_ENV)
-	@$(TSAN_ENV)/bin/python $(PIP) setuptools cython pytest pytest-asyncio pytest-xdist hypothesis
-	@rm -rf build/tsan/wheel && CVMPROBE_BUILD=tsan $(TSAN_ENV)/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/tsan/wheel .
-	@$(TSAN_ENV)/bin/python $(PIP) --force-reinstall --no-deps build/tsan/wheel/*.whl
-	@$(TSAN_ENV)/bin/python $(PIP) "$$(ls build/tsan/wheel/*.whl)[agent]"
-	@touch $@
 
 tsan: $(TSAN_ENV)/installed ## tests of the responder and the network engines under ThreadSanitizer
 	@rm -f build/tsan/report.*

@@ -6,17 +6,14 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import Final
 
 from cvmprobe.cli.line import Line
-from cvmprobe.model.endpoint import Endpoint, Target
 from cvmprobe.model.query import Missed, Selection, TimeRange
-from cvmprobe.model.window import Direction, Instance, Probe, Window
+from cvmprobe.model.window import InstanceKey, Window
 
 __all__ = ["follow"]
 
 _INSTANCES: Final = 16_384  # whose newest window is remembered
 _RECENT_S: Final = 60.0  # an instance that has been silent for longer may have ended
 _LEASE_MS: Final = 60_000  # about as long as one shows previews, before its windows come complete
-
-_Key = tuple[str, Probe, Endpoint, Target, Direction, int]
 
 
 async def follow(
@@ -41,11 +38,11 @@ async def follow(
             for window in fetched:
                 shown.add(window)
                 yield window
-            both = {(_key(window.instance), window.end_unix_ms) for window in fetched}
+            both = {(window.instance.key, window.end_unix_ms) for window in fetched}
             async for item in live:
                 if isinstance(item, Missed):
                     tell(f"missed {item.count} windows: they came faster than they could be shown")
-                elif (_key(item.instance), item.end_unix_ms) not in both:
+                elif (item.instance.key, item.end_unix_ms) not in both:
                     shown.add(item)
                     yield item
         again = True
@@ -57,12 +54,12 @@ class _Shown:
     def __init__(self) -> None:
         self._oldest_unix_ms: int | None = None
         self._began_unix_ms = time.time_ns() // 1_000_000
-        self._newest: OrderedDict[_Key, tuple[float, Window]] = OrderedDict()  # the longest silent first
+        self._newest: OrderedDict[InstanceKey, tuple[float, Window]] = OrderedDict()  # the longest silent first
 
     def add(self, window: Window) -> None:
         if self._oldest_unix_ms is None or window.end_unix_ms < self._oldest_unix_ms:
             self._oldest_unix_ms = window.end_unix_ms
-        key = _key(window.instance)
+        key = window.instance.key
         self._newest[key] = time.monotonic(), window
         self._newest.move_to_end(key)
         if len(self._newest) > _INSTANCES:
@@ -83,27 +80,16 @@ class _Shown:
         previewed = {
             key
             for window in kept
-            if (last := self._last(key := _key(window.instance))) is not None
+            if (last := self._last(key := window.instance.key)) is not None
             and last.end_unix_ms == window.end_unix_ms
             and last != window
         }
-        return [window for window in kept if _key(window.instance) in previewed or self._is_new(window)]
+        return [window for window in kept if window.instance.key in previewed or self._is_new(window)]
 
     def _is_new(self, window: Window) -> bool:
-        last = self._last(_key(window.instance))
+        last = self._last(window.instance.key)
         return last is None or window.end_unix_ms > last.end_unix_ms
 
-    def _last(self, key: _Key) -> Window | None:
+    def _last(self, key: InstanceKey) -> Window | None:
         entry = self._newest.get(key)
         return None if entry is None else entry[1]
-
-
-def _key(instance: Instance) -> _Key:
-    return (
-        instance.assignment_id,
-        instance.probe,
-        instance.source,
-        instance.target,
-        instance.direction,
-        instance.repeat,
-    )

@@ -3,9 +3,9 @@
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable
 
-from cvmprobe.model.endpoint import Endpoint, Target
+from cvmprobe.model.endpoint import Endpoint
 from cvmprobe.model.query import Missed, ProbeStatus
-from cvmprobe.model.window import Direction, Instance, Probe, SampleBlock, Window
+from cvmprobe.model.window import Instance, InstanceKey, SampleBlock, Window
 from cvmprobe.wire.feed import Feed
 
 __all__ = ["Live", "Wanted"]
@@ -16,7 +16,6 @@ _BLOCKS = 64
 _PROBES = 4_096
 
 Wanted = Callable[[Instance], bool]
-_Key = tuple[str, Probe, Endpoint, Target, Direction, int]
 
 
 class Live:
@@ -25,16 +24,16 @@ class Live:
     def __init__(self) -> None:
         self._windows: Feed[Window] = Feed(_WINDOWS, _WINDOWS_BYTES, lambda window: window.weight)
         self._samples: Feed[SampleBlock] = Feed(_BLOCKS)
-        self._probes: OrderedDict[_Key, ProbeStatus] = OrderedDict()
+        self._probes: OrderedDict[InstanceKey, ProbeStatus] = OrderedDict()
         self._of_source: Counter[Endpoint] = Counter()
 
     def window(self, window: Window, *, preview: bool = False) -> None:
         """Hand on a window. A preview is a first look: the same window comes again, complete, once it is stored."""
         instance = window.instance
-        known = self._probes.pop(_key(instance), None)
+        known = self._probes.pop(instance.key, None)
         counted = (known.windows if known else 0) + (not preview)
         last_ms = max(window.end_unix_ms, known.last_end_unix_ms if known else 0)
-        self._probes[_key(instance)] = ProbeStatus(instance, counted, last_ms)
+        self._probes[instance.key] = ProbeStatus(instance, counted, last_ms)
         self._of_source[instance.source] += known is None
         if len(self._probes) > _PROBES:
             self._forget_one()
@@ -62,14 +61,3 @@ class Live:
         """List wanted instances that were heard of since the start of the collector, by source and age."""
         selected = (status for status in self._probes.values() if wanted(status.instance))
         return sorted(selected, key=lambda status: status.instance.source)
-
-
-def _key(instance: Instance) -> _Key:
-    return (
-        instance.assignment_id,
-        instance.probe,
-        instance.source,
-        instance.target,
-        instance.direction,
-        instance.repeat,
-    )

@@ -7,7 +7,18 @@ from enum import StrEnum
 from cvmprobe.model.endpoint import Endpoint, EndpointTarget, Path, Target
 from cvmprobe.model.histogram import Histogram
 
-__all__ = ["INTERFERENCE", "ClockPair", "Direction", "Flag", "Instance", "Phase", "Probe", "SampleBlock", "Window"]
+__all__ = [
+    "INTERFERENCE",
+    "ClockPair",
+    "Direction",
+    "Flag",
+    "Instance",
+    "InstanceKey",
+    "Phase",
+    "Probe",
+    "SampleBlock",
+    "Window",
+]
 
 INTERFERENCE = (
     "cpu_pressure_ns",
@@ -66,6 +77,9 @@ class Flag(StrEnum):
     DEGRADED = "degraded"  # a lesser engine than the one asked for was used
 
 
+InstanceKey = tuple[str, Probe, Endpoint, Target, Direction, int]
+
+
 @dataclass(frozen=True, slots=True)
 class Instance:
     """The one execution a window belongs to; equal for all its windows."""
@@ -77,6 +91,11 @@ class Instance:
     direction: Direction
     repeat: int
     parameters: Mapping[str, str] = field(default_factory=dict)  # as asked, so that a table can tell two alike apart
+
+    @property
+    def key(self) -> InstanceKey:
+        """All but the parameters, which the assignment settles: it can be hashed."""
+        return self.assignment_id, self.probe, self.source, self.target, self.direction, self.repeat
 
     @property
     def path(self) -> Path | None:

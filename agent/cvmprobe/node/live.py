@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Final
 
 from cvmprobe.model.query import Missed, NodeStatus, ProbeStatus, Selection
-from cvmprobe.model.window import Instance, SampleBlock, Window
+from cvmprobe.model.window import InstanceKey, SampleBlock, Window
 from cvmprobe.wire.feed import Feed
 
 __all__ = ["Live"]
@@ -22,7 +22,7 @@ class Live:
         self._status = status
         self._windows: Feed[Window] = Feed(_WINDOWS)
         self._samples: Feed[SampleBlock] = Feed(_BLOCKS)
-        self._probes: dict[tuple[str, int], ProbeStatus] = {}
+        self._probes: dict[InstanceKey, ProbeStatus] = {}
 
     def publish(self, windows: Iterable[Window]) -> None:
         """Show windows as they are cut."""
@@ -52,12 +52,8 @@ class Live:
         return self._samples.watch(lambda block: selection.selects(block.instance))
 
     def _note(self, window: Window) -> None:
-        key = _key(window.instance)
+        key = window.instance.key
         known = self._probes.pop(key, None) or ProbeStatus(window.instance, 0, 0)
         self._probes[key] = replace(known, windows=known.windows + 1, last_end_unix_ms=window.end_unix_ms)
         if len(self._probes) > _PROBES:
             del self._probes[next(iter(self._probes))]
-
-
-def _key(instance: Instance) -> tuple[str, int]:
-    return instance.assignment_id, instance.repeat

@@ -63,14 +63,9 @@ async def serve(
     if reflection:
         _add_reflection(server, services)
     try:
-        port = server.add_secure_port(listen, _credentials(tls))
-    except RuntimeError as error:
-        raise ConfigError(f"cannot listen at {listen}: {error}") from error
-    await server.start()
-    try:
-        yield port
+        async with _started(server, listen, _credentials(tls)) as port:
+            yield port
     finally:
-        await server.stop(_GRACE_S)
         await gate.emptied()
 
 
@@ -85,15 +80,24 @@ async def serve_health(listen: str) -> AsyncIterator[int]:
         return
     server = grpc.aio.server(options=_OPTIONS)
     await _add_health(server, [])
+    async with _started(server, listen, None) as port:
+        yield port
+
+
+@asynccontextmanager
+async def _started(
+    server: grpc.aio.Server, listen: str, credentials: grpc.ServerCredentials | None
+) -> AsyncIterator[int]:
+    """Let a server answer within the block; without credentials there is no TLS. Gives the port."""
     try:
-        port = server.add_insecure_port(listen)
+        port = server.add_insecure_port(listen) if credentials is None else server.add_secure_port(listen, credentials)
     except RuntimeError as error:
         raise ConfigError(f"cannot listen at {listen}: {error}") from error
     await server.start()
     try:
         yield port
     finally:
-        await server.stop(None)
+        await server.stop(_GRACE_S)
 
 
 def _credentials(tls: Callable[[], ServerTls]) -> grpc.ServerCredentials:

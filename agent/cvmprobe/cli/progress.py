@@ -1,19 +1,16 @@
 """How far a run is: on a terminal one line that moves, elsewhere one line for each step."""
 
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from cvmprobe.cli.figures import figures_of_window, headline
 from cvmprobe.cli.output import notes_console
-from cvmprobe.model.assignment import LeaseState
 from cvmprobe.model.run import LeaseRecord, Run
 from cvmprobe.model.window import Instance, Window
 
 __all__ = ["RunDisplay", "describe"]
-
-_ENDED: Final = frozenset(state.value for state in LeaseState if state.ended)
 
 
 class RunDisplay:

@@ -136,10 +136,6 @@ class Execution:
         if self._engine is not None:
             self._engine.stop()
 
-    def take_samples(self) -> tuple[SampleBlock, ...]:
-        """Hand over the raw samples so far, for an execution without an end. From the thread of observe()."""
-        return self._samples.take()
-
     def result(self) -> Result:
         """Return what is there once observe() has ended."""
         return Result(tuple(self._windows), self._totals, self._samples.take(), self._error)

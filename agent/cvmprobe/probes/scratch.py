@@ -37,7 +37,6 @@ FIEMAP_HEAD = struct.Struct("=QQIIII")  # start, length, flags, mapped extents, 
 FIEMAP_EXTENT = struct.Struct("=QQQ2QI3I")  # logical, physical, length, reserved, flags, reserved
 FIEMAP_FLAG_SYNC = 0x1
 FIEMAP_ROOM = 256  # extents per call
-EXTENT_LAST = 0x1
 _OUR_NAME = re.compile(r"\.cvmprobe-[0-9a-f]{32}")
 UNSOUND_EXTENTS = {0x2: "unknown", 0x4: "delayed", 0x200: "inline", 0x800: "unwritten"}
 

@@ -169,6 +169,14 @@ def test_get_windows_as_csv_has_a_row_per_metric(collector, capsys):
     assert span.end_unix_ms is None
 
 
+def test_what_fits_nothing_says_where_to_look(collector, capsys):
+    collector.windows = []
+    assert cvmprobe("get windows --node nobody -o json") == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == []
+    assert "nothing fits; what there is: cvmprobe get nodes" in captured.err
+
+
 def test_get_windows_as_json_keeps_the_buckets(collector, capsys):
     assert cvmprobe("get windows -o json") == 0
     (window,) = json.loads(capsys.readouterr().out)

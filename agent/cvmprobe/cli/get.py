@@ -107,6 +107,7 @@ def get_probes(
     wanted = selection(node, probe, path, target)
     found = ask(find(where, Access.VIEWER), lambda client: client.list_probes(wanted))
     show(form, _probe_table(found), [probe_record(status) for status in found])
+    _explain(found)
 
 
 @app.command("windows")
@@ -129,6 +130,7 @@ def get_windows(
     windows = ask(find(where, Access.VIEWER), lambda client: _collect(client.query_windows(wanted, span)))
     flat = [row for window in windows for row in metric_records(window)]
     show(form, window_table(windows), [window_record(window) for window in windows], flat)
+    _explain(windows)
 
 
 @app.command("runs")
@@ -143,6 +145,11 @@ def get_runs(
     """
     runs = ask(find(where, Access.VIEWER), lambda client: client.list_runs())
     show(form, tabulate(_RUNS, runs), [run_record(run) for run in runs])
+
+
+def _explain(found: Sequence[object]) -> None:
+    if not found:
+        note("nothing fits; what there is: cvmprobe get nodes, cvmprobe get probes")
 
 
 async def _collect(windows: AsyncIterator[Window]) -> list[Window]:

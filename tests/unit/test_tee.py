@@ -172,6 +172,16 @@ def test_leaves_that_contradict_each_other_lower_the_confidence_and_are_named(le
         assert told in verdict.evidence
 
 
+def test_a_kernel_below_a_paravisor_logs_sev_alone_and_means_snp():
+    """As Linux does with an address bit for a boundary (vTOM): of all attributes it has that of encrypted memory."""
+    log = ["Memory Encryption Features active: AMD SEV"]
+    below, above = (judge_tee(Evidence(LEAVES_OF[name], log=log)) for name in ("azure-sev-snp", "sev-snp"))
+    assert (below.kind, below.confidence) == (TeeKind.SEV_SNP, Confidence.HIGH)
+    assert (above.kind, above.confidence) == (TeeKind.SEV_SNP, Confidence.LOW)
+    other = ["Memory Encryption Features active: Intel TDX"]
+    assert judge_tee(Evidence(LEAVES_OF["azure-sev-snp"], log=other)).confidence is Confidence.LOW
+
+
 @pytest.mark.parametrize(
     ("name", "device", "seen"),
     [

@@ -110,6 +110,8 @@ def judge_tee(evidence: Evidence) -> TeeVerdict:
     against = list(_against(processor, kind))
     denied = bool(against) or (off and not paravisor)  # a paravisor hides the register
     reasons = (*reasons, *against, *_missing(evidence, kind, paravisor=paravisor))
+    if paravisor and kind is TeeKind.SEV_SNP:  # with an address bit for a boundary the kernel logs AMD SEV alone
+        claimed = [TeeKind.SEV_SNP if claim is TeeKind.SEV else claim for claim in claimed]
     return TeeVerdict(kind, paravisor, evidence.vmpl, _confidence(kind, claimed, denied=denied), reasons)
 
 

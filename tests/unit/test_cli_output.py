@@ -6,6 +6,7 @@ import json
 
 import pytest
 import yaml
+from rich.console import Console
 
 from cvmprobe.cli.output import Column, Format, RecordStream, show, tabulate
 
@@ -65,3 +66,22 @@ def test_a_stream_of_records_is_readable_line_by_line(capsys):
             assert [document["value"] for document in yaml.safe_load_all(out)] == [1, 2]
         else:
             assert out == "metric,value\nm,1\nm,2\n"
+
+
+@pytest.mark.parametrize("width", [12, 30, 60, 80, 200])
+def test_no_word_and_no_number_is_broken_on_a_narrow_screen(width):
+    """A table that does not fit stands as one paragraph for each row, and says the same."""
+    columns = [
+        Column("from", lambda row: row["from"]),
+        Column("path", lambda _: "inter_node host"),
+        Column("rate", lambda row: row["rate"], unit="1/s", right=True),
+        Column("flags", lambda _: "starved 12, pressed 3"),
+    ]
+    rows = [{"from": "local-a", "rate": "1,234,567"}, {"from": "local-b", "rate": "-"}]
+    console = Console(width=width, color_system=None, force_terminal=False)
+    with console.capture() as capture:
+        console.print(tabulate(columns, rows, "tcp_rr"))
+    told = capture.get().split()
+    if width > 12:  # there even "path  inter_node" is too long
+        assert {"tcp_rr", "local-a", "local-b", "1,234,567", "inter_node", "starved", "12,"} <= set(told)
+    assert told.count("flags") == (1 if width >= 60 else 2)

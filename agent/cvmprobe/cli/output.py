@@ -11,7 +11,7 @@ import msgspec
 import typer
 import yaml
 from rich import box
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
@@ -36,6 +36,8 @@ Record = Mapping[str, object]
 _Row = TypeVar("_Row")
 DASH: Final = "-"
 _UNBOUNDED: Final = 10_000
+_GAP: Final = 2  # between two columns
+_LONG_WORD: Final = 20  # longer words may be folded
 _GROUPED_FROM: Final = 1_000  # whole numbers from here on, their digits in groups of three
 
 
@@ -81,9 +83,32 @@ def four_digits(value: float | None) -> str:
     return f"{value:,.0f}" if value >= _GROUPED_FROM else f"{value:.4g}"
 
 
+class _Fitting(Table):
+    """A table; on a screen too narrow for its words and numbers its rows stand one below the other instead."""
+
+    least_width: int = 0
+    entries: Sequence[Sequence[tuple[str, str]]] = ()  # of each row the headers and cells
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw what fits."""
+        if options.max_width >= self.least_width:
+            yield from super().__rich_console__(console, options)
+            return
+        if self.title:
+            yield Text(str(self.title))
+        for entry in self.entries:
+            grid = Table.grid(padding=(0, 2, 0, 0))
+            grid.add_column(no_wrap=True)
+            grid.add_column(overflow="fold")
+            for header, cell in entry:
+                grid.add_row(Text(header), Text(cell))
+            yield grid
+            yield Text()
+
+
 def tabulate(columns: Sequence[Column[_Row]], rows: Iterable[_Row], title: str | None = None) -> Table:
     """Return a table of ``rows``."""
-    table = Table(
+    table = _Fitting(
         title=title,
         title_justify="left",
         box=box.SIMPLE_HEAD,
@@ -91,16 +116,30 @@ def tabulate(columns: Sequence[Column[_Row]], rows: Iterable[_Row], title: str |
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
+    cells = [[column.cell(row) for column in columns] for row in rows]
     with_units = any(column.unit for column in columns)
-    for column in columns:
+    table.least_width = -_GAP
+    for place, column in enumerate(columns):
         unit = f"[{column.unit}]" if column.unit else ""
-        header = Text(f"{column.title}\n{unit}" if with_units else column.title)
-        # On a narrow screen text is folded; a number stays whole.
+        header = f"{column.title}\n{unit}" if with_units else column.title
+        texts = [header, *(row[place] for row in cells)]
+        words = [word for text in texts for word in (text.splitlines() if column.right else text.split())]
+        whole = max(map(len, words), default=0)
+        least = whole if column.right else min(whole, _LONG_WORD)
+        table.least_width += least + _GAP
+        # On a narrow screen text is folded between words; a number stays whole.
         table.add_column(
-            header, justify="right" if column.right else "left", overflow="fold", no_wrap=column.right, vertical="top"
+            Text(header),
+            justify="right" if column.right else "left",
+            overflow="fold",
+            no_wrap=column.right,
+            vertical="top",
+            min_width=least,
         )
-    for row in rows:
-        table.add_row(*(Text(column.cell(row)) for column in columns))
+    for row in cells:
+        table.add_row(*map(Text, row))
+    headers = [column.header for column in columns]
+    table.entries = [list(zip(headers, row, strict=True)) for row in cells]
     return table
 
 

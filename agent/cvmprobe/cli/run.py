@@ -194,7 +194,9 @@ async def _cancel(way: Way, run: Run, display: RunDisplay, kept: str) -> None:
         async with asyncio.timeout(_CANCEL_S), way.client() as client:
             run = await client.cancel_run(run.run_id)
     except (ProbeError, TimeoutError) as error:
-        display.note(f"run {run.run_id} could not be cancelled, and goes on if its collector does: {error or 'no answer'}")
+        display.note(
+            f"run {run.run_id} could not be cancelled, and goes on if its collector does: {error or 'no answer'}"
+        )
     else:
         display.note(f"run {run.run_id} is {run.state}; {kept}")
 

@@ -112,6 +112,13 @@ def test_a_table_for_people_and_one_for_a_pull_request(snapshot, capsys):
     assert len({line.count("|") for line in rows}) == 1
 
 
+def test_what_is_undecided_says_what_to_do(snapshot, capsys):
+    main(["compare", snapshot(2.0), snapshot(2.04)])
+    out = capsys.readouterr().out
+    assert re.search(r"undecided  (about|over) \d+ repeats a side would tell", out)
+    assert "quieter nodes or a larger --min-effect" in out
+
+
 def test_a_table_shows_units_that_people_read(snapshot, capsys):
     main(["compare", snapshot(2.0), snapshot(200.0)])
     (row,) = (line for line in capsys.readouterr().out.splitlines() if "compute" in line)

@@ -13,6 +13,9 @@ from cvmprobe.cli.output import DASH, Column, Record, four_digits, tabulate
 
 __all__ = ["Judgement", "change", "markdown", "record", "table"]
 
+_WOULD_TELL: Final = (
+    "would tell: if spread and difference stay as they are; quieter nodes or a larger --min-effect need fewer repeats"
+)
 _TENFOLD: Final = 10
 _LARGE: Final = 1_000
 _TIMES: Final = {"ns": ("µs", 1e-3), "fs": ("ns", 1e-6)}
@@ -107,6 +110,7 @@ def _notes(judgement: Judgement) -> list[str]:
         f"better, worse: by more than {judgement.min_effect:.1%}, at 5 % over all metrics together (Holm);",
         f"same: the whole interval is within it; undecided: neither, or under {MIN_REPEATS} repeats a side;",
         "n: repeats of A and of B that have the figure, as cvmprobe run --repeats makes them",
+        *([_WOULD_TELL] if any(row.verdict is Verdict.UNDECIDED and row.contrast for row in judgement.rows) else []),
     ]
 
 

@@ -11,6 +11,7 @@ from cvmprobe.errors import UsageError
 from cvmprobe.model.run import Cost
 from cvmprobe.model.window import Probe
 from cvmprobe.probes.entry import read_parameters
+from cvmprobe.probes.parameters import OmitMs
 
 __all__ = ["DiskParameters", "Load", "cost", "read_load"]
 
@@ -59,7 +60,7 @@ class DiskParameters(msgspec.Struct, frozen=True, kw_only=True):
     verify: Annotated[
         bool, Meta(description="write each block under a header with a CRC, and check what is read; costs CPU time")
     ] = False
-    omit_ms: Annotated[int, Meta(ge=0, description="warm-up, left out of the headline; whole intervals")] = 0
+    omit_ms: OmitMs = 0
     any_filesystem: Annotated[
         bool, Meta(description="measure memory, overlays and file systems without FIEMAP too; the facts say so")
     ] = False

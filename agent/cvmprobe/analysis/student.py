@@ -11,9 +11,9 @@ _ALIKE = 2_000  # degrees of freedom: from here on t is not told from the normal
 _HALVINGS = 60
 
 
-def half_width(deviation: float, n: int, level: float = 0.95) -> float:
-    """Return the half of the confidence interval of a mean of ``n`` values with that standard deviation."""
-    return student_t(n - 1, level) * deviation / math.sqrt(n)
+def half_width(deviation: float, n: int) -> float:
+    """Return the half of the 95 % confidence interval of a mean of ``n`` values with that standard deviation."""
+    return student_t(n - 1) * deviation / math.sqrt(n)
 
 
 @lru_cache

@@ -62,8 +62,7 @@ def _columns(rows: list[_Row], *, places: bool = True) -> list[Column[_Row]]:
     if places:
         columns += [_FROM, _VOLUME] if disk else [_FROM, _TO, _PATH]
     if any(row.figures.operations_per_s is not None for row in rows):
-        connections = all(row.key.probe is Probe.TCP_CRR for row in rows)
-        columns.append(_IOPS if disk else _CONNECTIONS if connections else _TRIPS)
+        columns.append(_IOPS if disk else _exchanges(rows))
     columns += _parts(rows)
     if any(row.figures.bytes_per_s is not None for row in rows):
         columns.append(_DISK_THROUGHPUT if disk else _THROUGHPUT)
@@ -71,6 +70,10 @@ def _columns(rows: list[_Row], *, places: bool = True) -> list[Column[_Row]]:
     columns += [_LOST] if any(row.figures.lost is not None for row in rows) else []
     columns += [*_QUANTILES, _LATE, _N] if latency else [_WINDOWS]
     return [*columns, _FLAGS]
+
+
+def _exchanges(rows: list[_Row]) -> Column[_Row]:
+    return _CONNECTIONS if all(row.key.probe is Probe.TCP_CRR for row in rows) else _TRIPS
 
 
 def _beside(rows: list[_Row]) -> list[Column[_Row]]:

@@ -85,6 +85,39 @@ async def _serve(
     stop: asyncio.Event,
 ) -> None:
     """Serve until ``stop`` is set, then stop the run that is alive and write all that has arrived."""
+    conductor, ingest, query = _assembled(settings, surroundings, certificates, store, writer)
+    async with (
+        serve(
+            settings.listen,
+            certificates.server_tls,
+            surroundings.authenticator,
+            ingest=ingest,
+            probe=query,
+            health=True,
+            reflection=True,
+        ) as port,
+        serve_health(settings.health_listen),
+        _background(conductor.run()) as conducting,
+        _background(_prune(writer, settings)) as pruning,
+    ):
+        address = f"{settings.listen.rpartition(':')[0]}:{port}"
+        _write_endpoint(settings.state_dir / "endpoint.json", address, settings.names[0], certificates.ca_pem)
+        _LOG.info("serving at %s", address)
+        await _until(stop, {writing, conducting, pruning})
+        _LOG.info("stopping")
+        conductor.stop()
+        with suppress(StoreError):  # said by the writer, which tries once more at its end
+            await writer.flush()
+
+
+def _assembled(
+    settings: CollectorSettings,
+    surroundings: Surroundings,
+    certificates: Certificates,
+    store: Store,
+    writer: Writer,
+) -> tuple[Conductor, Ingest, Query]:
+    """Make what arranges runs, what agents speak to, and what people ask; a run that a dead collector left is over."""
     roster, live = Roster(), Live()
     past = [_closed(run, writer) for run in store.runs()]
     planner = Planner(settings.light, settings.budgets, monotonic_ms, settings.service_host)
@@ -108,28 +141,7 @@ async def _serve(
         surroundings=surroundings,
         scratch=settings.state_dir,
     )
-    async with (
-        serve(
-            settings.listen,
-            certificates.server_tls,
-            surroundings.authenticator,
-            ingest=ingest,
-            probe=query,
-            health=True,
-            reflection=True,
-        ) as port,
-        serve_health(settings.health_listen),
-        _background(conductor.run()) as conducting,
-        _background(_prune(writer, settings)) as pruning,
-    ):
-        address = f"{settings.listen.rpartition(':')[0]}:{port}"
-        _write_endpoint(settings.state_dir / "endpoint.json", address, settings.names[0], certificates.ca_pem)
-        _LOG.info("serving at %s", address)
-        await _until(stop, {writing, conducting, pruning})
-        _LOG.info("stopping")
-        conductor.stop()
-        with suppress(StoreError):  # said by the writer, which tries once more at its end
-            await writer.flush()
+    return conductor, ingest, query
 
 
 def _sweep(state_dir: Path, endpoint_file: Path) -> None:

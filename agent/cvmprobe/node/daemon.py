@@ -21,7 +21,6 @@ from cvmprobe.errors import ConfigError
 from cvmprobe.model.delivery import Bye, Hello, Welcome
 from cvmprobe.model.endpoint import Endpoint, Role
 from cvmprobe.model.query import Attachment, NodeStatus
-from cvmprobe.node.execution import Prepare
 from cvmprobe.node.leftover import deliver, leftovers
 from cvmprobe.node.live import Live
 from cvmprobe.node.outbox import Outbox
@@ -49,7 +48,7 @@ _AGAIN_S: Final = 600.0  # until leftovers that did not get through are tried ag
 class Daemon:
     """One start of one agent. Make it in a running event loop, then ``run`` it once. Raises ConfigError."""
 
-    def __init__(self, settings: AgentSettings, responder: Responder, hello: Hello, prepare: Prepare = prepare) -> None:
+    def __init__(self, settings: AgentSettings, responder: Responder, hello: Hello) -> None:
         self._settings = settings
         self._spools = settings.state_dir / "spool"
         self._attached_mark = settings.state_dir / "attached"  # for a startup probe: there once a collector let us in

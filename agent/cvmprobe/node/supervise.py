@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 from cvmprobe.config.agent import AgentSettings
 from cvmprobe.model.assignment import Lease, Plan, Revoke
@@ -34,7 +33,6 @@ class Supervisor:
         prepare: Prepare,
         post: Post,
         clock: Callable[[], float] = time.monotonic,
-        ledger: Path | None = None,
     ) -> None:
         own = Endpoint(settings.node, settings.role)
         self._outbox = outbox
@@ -53,7 +51,7 @@ class Supervisor:
         self._leases = Leases(
             own,
             volumes=settings.volumes,
-            budget=Budget(settings.budgets, ledger or settings.state_dir / "spent.json"),
+            budget=Budget(settings.budgets, settings.state_dir / "spent.json"),
             outbox=outbox,
             live=live,
             light=self._light,

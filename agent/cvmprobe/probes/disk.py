@@ -25,6 +25,7 @@ __all__ = ["ENTRY"]
 
 _SAMPLE_ROWS = 1 << 18  # half a second at 500 000 operations a second
 _LOOK_NS = 50_000_000
+_SYNCS_TO_TELL = 100  # of which one may be slow
 _FAILURES = ("short_transfers", "io_errors", "space_errors", "other_errors")
 _MISMATCHES = ("corrupt_blocks", "misplaced_blocks", "stale_blocks")
 _DEVICE = (
@@ -221,9 +222,14 @@ def _judge_log(windows: tuple[Window, ...]) -> tuple[Window, ...]:
     slow = sum(window.counters["slow_syncs"] for window in steady)
     if not syncs:
         return windows
-    verdict = "not kept" if slow * 100 > max(syncs, 100) else "kept" if syncs >= 100 else "undecided"  # noqa: PLR2004 - %
-    said = f"{verdict}: {slow} of {syncs} syncs took over 10 ms, and 1 in 100 may"
+    said = f"{_etcd_verdict(slow, syncs)}: {slow} of {syncs} syncs took over 10 ms, and 1 in 100 may"
     return tuple(replace(window, facts={**window.facts, "etcd_advice": said}) for window in windows)
+
+
+def _etcd_verdict(slow: int, syncs: int) -> str:
+    if slow * _SYNCS_TO_TELL > max(syncs, _SYNCS_TO_TELL):
+        return "not kept"
+    return "kept" if syncs >= _SYNCS_TO_TELL else "undecided"
 
 
 def _prepare(setup: Setup) -> Execution:

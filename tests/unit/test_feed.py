@@ -57,3 +57,18 @@ async def test_what_is_heavy_leaves_room_for_fewer_and_the_newest_is_always_ther
         assert [await anext(stream) for _ in range(2)] == [Missed(1), 100]
         feed.publish(5)
         assert await anext(stream) == 5
+
+
+async def test_it_begins_with_the_call_not_with_the_first_step():
+    feed = Feed(4)
+    async with aclosing(feed.watch(lambda _: True)) as stream:
+        feed.publish(1)
+        assert await anext(stream) == 1
+
+
+def test_a_watch_that_nobody_took_a_step_of_leaves_no_trace():
+    feed = Feed(4)
+    stream = feed.watch(lambda _: True)
+    assert feed.watched
+    del stream
+    assert not feed.watched

@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Generic, TypeVar
+from weakref import WeakSet
 
 from cvmprobe.model.query import Missed
 
@@ -23,7 +24,7 @@ class Feed(Generic[T]):
         self._depth = depth
         self._weight = depth if weight is None else weight
         self._weigh = weigh
-        self._watchers: set[_Watcher[T]] = set()
+        self._watchers: WeakSet[_Watcher[T]] = WeakSet()  # one that was never stepped goes with its iterator
 
     @property
     def watched(self) -> bool:
@@ -38,10 +39,13 @@ class Feed(Generic[T]):
         for watcher in self._watchers:
             watcher.offer(item, weight)
 
-    async def watch(self, wanted: Callable[[T], bool]) -> AsyncIterator[T | Missed]:
-        """Items published from the first step on that are ``wanted``; never ends by itself."""
+    def watch(self, wanted: Callable[[T], bool]) -> AsyncIterator[T | Missed]:
+        """Items published from now on that are ``wanted``; never ends by itself."""
         watcher = _Watcher(wanted, self._depth, self._weight)
         self._watchers.add(watcher)
+        return self._items(watcher)
+
+    async def _items(self, watcher: "_Watcher[T]") -> AsyncIterator[T | Missed]:
         try:
             while True:
                 yield await watcher.take()

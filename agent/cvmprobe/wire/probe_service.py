@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 
 from cvmprobe.errors import UsageError, WireError
 from cvmprobe.model.query import Missed, Summary
+from cvmprobe.model.window import SampleBlock, Window
 from cvmprobe.v1 import probe_pb2 as wire
 from cvmprobe.v1.probe_pb2_grpc import ProbeServiceServicer
 from cvmprobe.wire.calls import NotServedError, answered, streamed
@@ -76,24 +77,14 @@ class ProbeService(ProbeServiceServicer):
         return wire.ListProbesResponse(probes=probes, next_token=next_token)
 
     @streamed
-    async def WatchWindows(self, request: wire.WatchWindowsRequest) -> AsyncGenerator[wire.WatchWindowsResponse, None]:
-        """Stream windows as they are cut."""
-        async with _closed(self._live.watch_windows(_asked(decode_selection, request.selection))) as windows:
-            async for window in windows:
-                if isinstance(window, Missed):
-                    yield wire.WatchWindowsResponse(missed=encode_missed(window))
-                else:
-                    yield wire.WatchWindowsResponse(window=encode_window(window))
+    def WatchWindows(self, request: wire.WatchWindowsRequest) -> AsyncGenerator[wire.WatchWindowsResponse, None]:
+        """Stream windows as they are cut, from this call on: the caller is let in, and told so, after it."""
+        return _windows(self._live.watch_windows(_asked(decode_selection, request.selection)))
 
     @streamed
-    async def WatchSamples(self, request: wire.WatchSamplesRequest) -> AsyncGenerator[wire.WatchSamplesResponse, None]:
-        """Stream raw samples as they arrive."""
-        async with _closed(self._live.watch_samples(_asked(decode_selection, request.selection))) as blocks:
-            async for block in blocks:
-                if isinstance(block, Missed):
-                    yield wire.WatchSamplesResponse(missed=encode_missed(block))
-                else:
-                    yield wire.WatchSamplesResponse(samples=encode_samples(block))
+    def WatchSamples(self, request: wire.WatchSamplesRequest) -> AsyncGenerator[wire.WatchSamplesResponse, None]:
+        """Stream raw samples as they arrive, from this call on."""
+        return _blocks(self._live.watch_samples(_asked(decode_selection, request.selection)))
 
     @streamed
     async def QueryWindows(self, request: wire.QueryWindowsRequest) -> AsyncGenerator[wire.QueryWindowsResponse, None]:
@@ -227,3 +218,21 @@ async def _closed(items: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
     finally:
         if (close := getattr(items, "aclose", None)) is not None:
             await close()
+
+
+async def _windows(watched: AsyncIterator[Window | Missed]) -> AsyncGenerator[wire.WatchWindowsResponse, None]:
+    async with _closed(watched) as windows:
+        async for window in windows:
+            if isinstance(window, Missed):
+                yield wire.WatchWindowsResponse(missed=encode_missed(window))
+            else:
+                yield wire.WatchWindowsResponse(window=encode_window(window))
+
+
+async def _blocks(watched: AsyncIterator[SampleBlock | Missed]) -> AsyncGenerator[wire.WatchSamplesResponse, None]:
+    async with _closed(watched) as blocks:
+        async for block in blocks:
+            if isinstance(block, Missed):
+                yield wire.WatchSamplesResponse(missed=encode_missed(block))
+            else:
+                yield wire.WatchSamplesResponse(samples=encode_samples(block))

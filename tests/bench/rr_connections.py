@@ -12,6 +12,7 @@ import resource
 import sys
 from pathlib import Path
 
+from chart import chart
 from pairs import compare, print_comparison
 from peers import OurResponder
 from rr import COSTS, LATENCIES, our_rr
@@ -19,39 +20,27 @@ from rr import COSTS, LATENCIES, our_rr
 RESULT = Path("build/bench/rr_connections.json")
 CONNECTIONS = (1, 3, 10, 30, 100, 300, 1000)
 COLUMNS = ("rate", "p50", "p99", "initiator CPU", "responder CPU")
-WIDTH, HEIGHT, MARGIN = 640, 400, 60
-COLOURS = {"p50": "#1f77b4", "p99": "#d62728"}
 
 
-def scale(value: float, low: float, high: float, length: float) -> float:
-    """Place of a value on a logarithmic axis of this length."""
-    return length * math.log(value / low) / math.log(high / low)
+def share(value: float, low: float, high: float) -> float:
+    """Place of a value on a logarithmic axis, as a share of its length."""
+    return math.log(value / low) / math.log(high / low)
 
 
 def plot(rows: list[dict[str, float]]) -> str:
     """p50 and p99 over the number of connections, both axes logarithmic, as SVG."""
-    low = 10 ** math.floor(math.log10(min(row["p50"] for row in rows)))
-    high = 10 ** math.ceil(math.log10(max(row["p99"] for row in rows)))
-
-    def x(connections: float) -> float:
-        return MARGIN + scale(connections, CONNECTIONS[0], CONNECTIONS[-1], WIDTH - 2 * MARGIN)
-
-    def y(latency_us: float) -> float:
-        return HEIGHT - MARGIN - scale(latency_us, low, high, HEIGHT - 2 * MARGIN)
-
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" font-family="sans-serif">']
-    parts += [f'<text x="{x(n):.0f}" y="{HEIGHT - MARGIN + 20}" text-anchor="middle">{n}</text>' for n in CONNECTIONS]
-    for power in range(round(math.log10(low)), round(math.log10(high)) + 1):
-        at = y(10**power)
-        parts.append(f'<text x="{MARGIN - 8}" y="{at:.0f}" text-anchor="end">{10**power} us</text>')
-        parts.append(f'<line x1="{MARGIN}" x2="{WIDTH - MARGIN}" y1="{at:.0f}" y2="{at:.0f}" stroke="#ddd"/>')
-    for name, colour in COLOURS.items():
-        points = " ".join(f"{x(row['connections']):.1f},{y(row[name]):.1f}" for row in rows)
-        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        last = y(rows[-1][name])
-        parts.append(f'<text x="{WIDTH - MARGIN + 6}" y="{last:.0f}" fill="{colour}">{name}</text>')
-    parts.append(f'<text x="{WIDTH / 2}" y="{HEIGHT - 10}" text-anchor="middle">connections</text></svg>')
-    return "\n".join(parts) + "\n"
+    low = math.floor(math.log10(min(row["p50"] for row in rows)))
+    high = math.ceil(math.log10(max(row["p99"] for row in rows)))
+    across = {connections: share(connections, CONNECTIONS[0], CONNECTIONS[-1]) for connections in CONNECTIONS}
+    return chart(
+        {str(connections): place for connections, place in across.items()},
+        {f"{10**power} us": (power - low) / (high - low) for power in range(low, high + 1)},
+        {
+            name: [(across[int(row["connections"])], share(row[name], 10**low, 10**high)) for row in rows]
+            for name in ("p50", "p99")
+        },
+        "connections",
+    )
 
 
 def main() -> None:

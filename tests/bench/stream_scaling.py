@@ -10,41 +10,29 @@ import json
 import sys
 from pathlib import Path
 
+from chart import chart
 from peers import OurResponder
 from stream import iperf3_discards, our_stream
 
 RESULT = Path("build/bench/stream_scaling.json")
 STREAMS = (1, 2, 4, 8, 16)
-RECEIVE = {"copy": "#1f77b4", "discard": "#d62728"}
-WIDTH, HEIGHT, MARGIN = 640, 400, 60
+RECEIVE = ("copy", "discard")
 TICKS = 5
 
 
 def plot(rows: list[dict]) -> str:
     """Goodput over the number of connections, as SVG."""
     most = max(row["goodput"] for row in rows)
-    step = (WIDTH - 2 * MARGIN) / (len(STREAMS) - 1)
-
-    def y(goodput: float) -> float:
-        return HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * goodput / most
-
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" font-family="sans-serif">']
-    for place, streams in enumerate(STREAMS):
-        at = MARGIN + place * step
-        parts.append(f'<text x="{at:.0f}" y="{HEIGHT - MARGIN + 20}" text-anchor="middle">{streams}</text>')
-    for value in (most * tick / TICKS for tick in range(TICKS + 1)):
-        parts.append(f'<text x="{MARGIN - 8}" y="{y(value):.0f}" text-anchor="end">{value:.1f}</text>')
-        parts.append(
-            f'<line x1="{MARGIN}" x2="{WIDTH - MARGIN}" y1="{y(value):.0f}" y2="{y(value):.0f}" stroke="#ddd"/>'
-        )
-    for receive, colour in RECEIVE.items():
-        values = [row["goodput"] for row in rows if row["receive"] == receive]
-        points = " ".join(f"{MARGIN + place * step:.1f},{y(value):.1f}" for place, value in enumerate(values))
-        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts.append(f'<text x="{WIDTH - MARGIN + 6}" y="{y(values[-1]):.0f}" fill="{colour}">{receive}</text>')
-    parts.append(f'<text x="{MARGIN}" y="{MARGIN / 2:.0f}">Gbit/s</text>')
-    parts.append(f'<text x="{WIDTH / 2}" y="{HEIGHT - 10}" text-anchor="middle">connections</text></svg>')
-    return "\n".join(parts) + "\n"
+    across = {streams: place / (len(STREAMS) - 1) for place, streams in enumerate(STREAMS)}
+    return chart(
+        {str(streams): place for streams, place in across.items()},
+        {f"{most * tick / TICKS:.1f}": tick / TICKS for tick in range(TICKS + 1)},
+        {
+            receive: [(across[row["connections"]], row["goodput"] / most) for row in rows if row["receive"] == receive]
+            for receive in RECEIVE
+        },
+        "Gbit/s over connections",
+    )
 
 
 def main() -> None:

@@ -106,6 +106,23 @@ async def test_a_skipped_number_is_declared_lost():
         assert collector.store.declared[stream()] == {2, 3}
 
 
+async def test_an_agent_that_skips_much_waits_until_its_losses_are_written(monkeypatch):
+    async with Collector().running() as collector:
+        agent = await attach(collector)
+        flush, waiting = collector.writer.flush, []
+
+        async def counted(of=None):
+            waiting.append(len(collector.writer._work.acts.get(of, [])))
+            await flush(of)
+
+        monkeypatch.setattr(collector.writer, "flush", counted)
+        await agent.send(*(batch(2 * number) for number in range(1, 101)))
+        await until(lambda: agent.acked == 200)
+        assert len(waiting) == 3
+        assert max(waiting) <= 32
+        assert collector.store.declared[stream()] == set(range(1, 200, 2))
+
+
 async def test_a_new_start_takes_the_place_of_the_old_one():
     async with Collector().running() as collector:
         old = await attach(collector, hello("s1"))

@@ -114,6 +114,21 @@ class TestDelivery:
         assert again.gaps() == (Gap(STREAM, 2, 3, "spool full", 7),)
         assert again.stored_seq(STREAM) == 4
 
+    def test_of_many_gaps_each_is_kept_filled_and_split_apart(self, store):
+        for first in range(2, 40, 4):
+            store.open_gap(Gap(STREAM, first, first + 2, "skipped", first))
+        store.commit(STREAM, [batch(3), batch(6), batch(16)])  # in the middle, at the edge, at the end
+        store.open_gap(Gap(STREAM, 41, None, "no Bye", 9))
+        here = store.gaps()
+        assert len(here) == 10 + 1 + 1
+        again = reopened(store)
+        assert again.gaps() == here
+        again.close_gap(STREAM)
+        again.commit(STREAM, [batch(2), batch(4)])
+        left = again.gaps()
+        assert len(left) == 9
+        assert reopened(again).gaps() == left
+
     def test_a_stream_without_bye_leaves_a_gap_of_unknown_size_until_it_is_back(self, store):
         store.commit(STREAM, [batch(1)])
         store.open_gap(Gap(STREAM, 2, None, "connection lost", 7))

@@ -28,6 +28,7 @@ from cvmprobe.wire.identity import Principal
 __all__ = ["HEARTBEAT_MS", "Ingest", "Listener", "declare_unfinished", "open_unfinished"]
 
 HEARTBEAT_MS = 2_000
+_DECLARED_AT_ONCE = 32
 
 _LOG = logging.getLogger(__name__)
 
@@ -125,7 +126,7 @@ class Ingest:
             case Batch():
                 await self._batch(attached, message)
             case Loss():
-                self._loss(attached, message)
+                await self._loss(attached, message)
             case LeaseReport():
                 self._listener.reported(attached.endpoint, message)
             case SampleBlock():
@@ -140,17 +141,17 @@ class Ingest:
     async def _batch(self, attached: Attached, batch: Batch) -> None:
         _check_source(attached, [window.instance for window in batch.windows])
         if batch.seq > attached.heard_seq + 1:
-            self._declare(attached.stream, attached.heard_seq + 1, batch.seq - 1, "skipped by the agent")
+            await self._declare(attached, attached.heard_seq + 1, batch.seq - 1, "skipped by the agent")
         if batch.seq > attached.heard_seq:
             attached.heard_seq = batch.seq
             for window in batch.windows:
                 self._live.window(window)
         await self._writer.batch(attached.stream, batch)
 
-    def _loss(self, attached: Attached, loss: Loss) -> None:
+    async def _loss(self, attached: Attached, loss: Loss) -> None:
         first_seq = min(loss.first_seq, attached.heard_seq + 1)
         attached.heard_seq = max(attached.heard_seq, loss.last_seq)
-        self._declare(attached.stream, first_seq, loss.last_seq, loss.reason)
+        await self._declare(attached, first_seq, loss.last_seq, loss.reason)
 
     async def _bye(self, attached: Attached, bye: Bye) -> None:
         stream, last_seq = attached.stream, max(bye.last_seq, attached.heard_seq)
@@ -167,10 +168,15 @@ class Ingest:
             self._listener.detached(attached.endpoint)
         _LOG.info("%s left: %s", attached.endpoint, ended_by or "Bye")
 
-    def _declare(self, stream: StreamKey, first_seq: int, last_seq: int, reason: str) -> None:
+    async def _declare(self, attached: Attached, first_seq: int, last_seq: int, reason: str) -> None:
+        stream = attached.stream
         gap = Gap(stream, first_seq, last_seq, reason, _now_ms())
         _LOG.warning("%s lost batches %d to %d: %s", stream.endpoint, first_seq, last_seq, reason)
         self._writer.act(lambda store: store.open_gap(gap), stream)
+        attached.declared += 1
+        if attached.declared % _DECLARED_AT_ONCE == 0:  # each is a write of its own, and the others wait for it
+            with suppress(StoreError):
+                await self._writer.flush(stream)
 
     def _acknowledge(self, stream: StreamKey, seq: int) -> None:
         attached = self._roster.of_stream(stream)

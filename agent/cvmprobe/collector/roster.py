@@ -24,6 +24,7 @@ class Attached:
     locate: Callable[[], Peer | None]
     send: Callable[[CollectorMessage], None]
     heard_seq: int  # highest number the agent has spoken of
+    declared: int = 0  # losses so far
 
     @property
     def endpoint(self) -> Endpoint:

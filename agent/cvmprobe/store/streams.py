@@ -54,10 +54,7 @@ def save_stream(connection: Connection, stream: StreamKey, old: StreamState | No
     if after.last_seq != before.last_seq:
         connection.execute("UPDATE store.streams SET last_seq = ? WHERE stream = ?", [after.last_seq, number])
     if after.gaps != before.gaps:
-        connection.execute("DELETE FROM store.gaps WHERE stream = ?", [number])
-        for gap in after.gaps:
-            values = [number, gap.first_seq, gap.last_seq, gap.reason, gap.since_unix_ms]
-            connection.execute("INSERT INTO store.gaps VALUES (?, ?, ?, ?, ?)", values)
+        _save_gaps(connection, number, set(before.gaps), set(after.gaps))
     _save_ranges(connection, number, set(before.stored), set(after.stored))
 
 
@@ -80,6 +77,18 @@ def forget_streams(connection: Connection, before_unix_ms: int) -> frozenset[int
     for table in ("gaps", "batches", "streams") if gone else ():
         connection.execute(f"DELETE FROM store.{table} WHERE stream IN (SELECT unnest(?))", [list(gone)])
     return gone
+
+
+def _save_gaps(connection: Connection, number: int, before: set[Gap], after: set[Gap]) -> None:
+    """Write the gaps that changed alone: a stream may have thousands."""
+    for gap in before - after:
+        connection.execute(
+            "DELETE FROM store.gaps WHERE stream = ? AND first_seq = ? AND last_seq IS NOT DISTINCT FROM ?",
+            [number, gap.first_seq, gap.last_seq],
+        )
+    for gap in after - before:
+        values = [number, gap.first_seq, gap.last_seq, gap.reason, gap.since_unix_ms]
+        connection.execute("INSERT INTO store.gaps VALUES (?, ?, ?, ?, ?)", values)
 
 
 def _save_ranges(connection: Connection, number: int, before: set[Range], after: set[Range]) -> None:

@@ -100,6 +100,19 @@ def test_no_file_has_outgrown_its_room():
     assert not long
 
 
+def test_what_is_silenced_says_why_on_its_line():
+    silenced = re.compile(r"# (?:ruff: )?noqa|# type: ignore\[")
+    reasoned = re.compile(r"# (?:ruff: )?noqa: [A-Z0-9, ]+ --? \w|# type: ignore\[[\w-]+\] +# \w")
+    bare = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in tracked("*.py", "*.pyi")
+        if "/v1/" not in str(path)
+        for line in path.read_text().splitlines()
+        if silenced.search(line) and not reasoned.search(line) and path.name != "test_house.py"
+    ]
+    assert not bare
+
+
 def test_a_strangers_clone_needs_nothing_beside_it():
     naming = [
         str(path.relative_to(ROOT))

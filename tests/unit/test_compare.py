@@ -128,7 +128,7 @@ def datagrams(repeat, lost):
     return [window(instance, counters={"receiver_bytes": 10**6, "sent_datagrams": 1000, "lost_datagrams": lost})]
 
 
-@pytest.mark.parametrize(("lost", "verdict"), [(0, Verdict.SAME), (100, Verdict.WORSE)])
+@pytest.mark.parametrize(("lost", "verdict"), [(0, Verdict.SAME), (5, Verdict.WORSE), (100, Verdict.WORSE)])
 def test_loss_is_compared_by_what_was_not_lost(lost, verdict):
     before, after = ([one for repeat in range(1, 6) for one in datagrams(repeat, share)] for share in (0, lost))
     verdicts = {row.quantity.metric: row.verdict for row in compare(side(before), side(after), min_effect=0.02)}

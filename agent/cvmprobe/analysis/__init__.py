@@ -1,12 +1,13 @@
 """Pure functions from windows to figures; nothing here reads a clock, a file or a setting."""
 
-from cvmprobe.analysis.compare import MIN_REPEATS, Comparison, Side, Verdict, compare
+from cvmprobe.analysis.compare import KEPT_WEIGHT, MIN_REPEATS, Comparison, Side, Verdict, compare
 from cvmprobe.analysis.distribution import QUANTILES, deviation, downscale, mean, merge, percentile, quantiles
 from cvmprobe.analysis.repeats import Kind, Quantity, Series, series
 from cvmprobe.analysis.student import half_width, student_t
 from cvmprobe.analysis.summary import SPOILING, headlines, summarize
 
 __all__ = [
+    "KEPT_WEIGHT",
     "MIN_REPEATS",
     "QUANTILES",
     "SPOILING",

@@ -1,7 +1,7 @@
 """Two runs of the same thing, held against each other: better, worse, same, undecided, or not to be compared.
 
 better, worse    the ratio is beyond the minimum effect, at 5 % over all metrics together (Holm)
-same             its whole 95 % interval is within the minimum effect
+same             its whole 95 % interval is within the minimum effect, of what arrived a twentieth of it
 not comparable   measured by other means (engine, kernel, size, parameters), or missing on a side
 undecided        anything else, and always below MIN_REPEATS repeats a side; says how many repeats would tell
 """
@@ -14,9 +14,10 @@ from statistics import geometric_mean
 from cvmprobe.analysis.bootstrap import LEVEL, MOST, Contrast, contrast, holm
 from cvmprobe.analysis.repeats import Kind, Quantity, Series
 
-__all__ = ["MIN_REPEATS", "UNSOUND_SHARE", "Comparison", "Side", "Verdict", "compare"]
+__all__ = ["KEPT_WEIGHT", "MIN_REPEATS", "UNSOUND_SHARE", "Comparison", "Side", "Verdict", "compare"]
 
 MIN_REPEATS = 5
+KEPT_WEIGHT = 20  # one datagram lost in a thousand weighs as much as a rate that is 2 % lower
 UNSOUND_SHARE = 0.10  # of the steady windows: with more of them spoiled a figure is flagged
 
 
@@ -59,6 +60,10 @@ class Comparison:
         """Whether the data were not what a verdict needs."""
         return self.unsound or self.incomplete or self.contrast is None
 
+    def effect(self, share: float) -> float:
+        """Return what matters of this metric where ``share`` matters of a rate: less of what arrived."""
+        return share / KEPT_WEIGHT if self.quantity is not None and self.quantity.kept else share
+
     @property
     def loss(self) -> float:
         """Share by which B is worse than A; below 0 where it is better, 0 where that is not known."""
@@ -76,9 +81,10 @@ def compare(a: Side, b: Side, *, min_effect: float, force: bool = False) -> tupl
         for row in _of_kind(kind, a.series.get(kind), b.series.get(kind), unlike, force=force)
     ]
     tested = {place: row.contrast for place, row in enumerate(rows) if row.contrast is not None}
-    adjusted = holm([found.p_beyond(min_effect) for found in tested.values()])
-    for (place, found), p in zip(tested.items(), adjusted, strict=True):
-        rows[place] = _judged(rows[place], found, p, min_effect, len(tested))
+    effects = [rows[place].effect(min_effect) for place in tested]
+    adjusted = holm([found.p_beyond(effect) for found, effect in zip(tested.values(), effects, strict=True)])
+    for (place, found), effect, p in zip(tested.items(), effects, adjusted, strict=True):
+        rows[place] = _judged(rows[place], found, p, effect, len(tested))
     return tuple(rows)
 
 

@@ -79,6 +79,11 @@ class Quantity:
         """Whether a repeat needs many operations to carry it."""
         return self.point.startswith("p")
 
+    @property
+    def kept(self) -> bool:
+        """Whether it is a share that was not lost: of 1, where nothing is wrong."""
+        return self.point == "kept"
+
     def __str__(self) -> str:
         return f"{self.metric} {self.point}"
 

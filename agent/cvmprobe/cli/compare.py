@@ -9,7 +9,7 @@ from typing import Annotated, Final
 
 import typer
 
-from cvmprobe.analysis import Comparison, Side, Verdict, compare, series
+from cvmprobe.analysis import KEPT_WEIGHT, Comparison, Side, Verdict, compare, series
 from cvmprobe.cli.comparison import Judgement, markdown, record, table
 from cvmprobe.cli.export import export
 from cvmprobe.cli.find import Where, find, located
@@ -40,6 +40,7 @@ be compared.
 """
 
 _REGRESSION: Final = 1
+_OF_LOSS: Final = f"of what was lost on the way, 1/{KEPT_WEIGHT} of it"
 
 
 class Report(StrEnum):
@@ -67,10 +68,14 @@ def compare_runs(
     a: Annotated[str, typer.Argument(metavar="A", help="Snapshot file or run id: what it was before.")],
     b: Annotated[str, typer.Argument(metavar="B", help="Snapshot file or run id: what it is now.")],
     fail_over: Annotated[
-        str, typer.Option(metavar="SHARE", help="Exit with 1 only where something is worse by more than this.")
+        str,
+        typer.Option(metavar="SHARE", help=f"Exit with 1 only where something is worse by more than this; {_OF_LOSS}."),
     ] = "0%",
     min_effect: Annotated[
-        str, typer.Option(metavar="SHARE", help="What is within this is of no interest: neither better nor worse.")
+        str,
+        typer.Option(
+            metavar="SHARE", help=f"What is within this is of no interest: neither better nor worse; {_OF_LOSS}."
+        ),
     ] = "2%",
     force: Annotated[bool, typer.Option("--force", help="Compare also what was measured by unlike means.")] = False,
     form: Annotated[Report, typer.Option("--output-format", "-o", help="How to print the result.")] = Report.TABLE,
@@ -87,7 +92,7 @@ def compare_runs(
 
 
 def _exit_code(rows: Sequence[Comparison], limit: float) -> int:
-    if any(row.verdict is Verdict.WORSE and row.loss > limit for row in rows):
+    if any(row.verdict is Verdict.WORSE and row.loss > row.effect(limit) for row in rows):
         return _REGRESSION
     return PartialError.exit_code if not rows or any(row.partial for row in rows) else 0
 

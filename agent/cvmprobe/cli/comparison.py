@@ -8,7 +8,7 @@ from typing import Final
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from cvmprobe.analysis import MIN_REPEATS, Comparison, Quantity, Verdict
+from cvmprobe.analysis import KEPT_WEIGHT, MIN_REPEATS, Comparison, Quantity, Verdict
 from cvmprobe.cli.output import DASH, Column, Record, four_digits, tabulate
 
 __all__ = ["Judgement", "change", "markdown", "record", "table"]
@@ -105,9 +105,11 @@ def _tally(judgement: Judgement) -> str:
 
 
 def _notes(judgement: Judgement) -> list[str]:
+    effect = judgement.min_effect
     return [
         "change: geometric means of the repeats, B by A, with the 95 % interval of each by itself (bootstrap-t);",
-        f"better, worse: by more than {judgement.min_effect:.1%}, at 5 % over all metrics together (Holm);",
+        f"better, worse: by more than {effect:.1%}, or {effect / KEPT_WEIGHT:.2%} of what was sent lost on the way,",
+        "    at 5 % over all metrics together (Holm);",
         f"same: the whole interval is within it; undecided: neither, or under {MIN_REPEATS} repeats a side;",
         "n: repeats of A and of B that have the figure, as cvmprobe run --repeats makes them",
         *([_WOULD_TELL] if any(row.verdict is Verdict.UNDECIDED and row.contrast for row in judgement.rows) else []),

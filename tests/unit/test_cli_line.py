@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 from contextlib import asynccontextmanager, suppress
+from types import SimpleNamespace
 
 import pytest
 
@@ -189,6 +190,19 @@ async def seen(way, *, stored=True):
 
 
 END = UsageError("end of the test")
+
+
+async def test_a_node_that_nobody_knows_is_told_of():
+    class Knowing(Client):
+        async def list_nodes(self):
+            return [SimpleNamespace(endpoint=Endpoint(node, Role.POD)) for node in ("b", "a")]
+
+    way = Way(Knowing(window(1), error=END), Knowing(window(1), error=END))
+    for nodes in (("a", "typo"), ("a",)):
+        watch = follow(way.line(), Selection(nodes=nodes), way.told.append, stored=True)
+        assert await anext(watch) == window(1)
+        await watch.aclose()
+    assert way.told == ["waiting: no node typo is known; known are a, b"]
 
 
 async def test_windows_of_the_meantime_come_from_the_store_each_once():

@@ -2,12 +2,13 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from typing import Final
 
 from cvmprobe.cli.line import Line
 from cvmprobe.model.query import Missed, Selection, TimeRange
 from cvmprobe.model.window import InstanceKey, Window
+from cvmprobe.wire.client import ProbeClient
 
 __all__ = ["follow"]
 
@@ -33,6 +34,8 @@ async def follow(
                 span = TimeRange(start_unix_ms=shown.since_unix_ms())
                 fetched = shown.unseen([window async for window in client.query_windows(wanted, span)])
                 tell(f"watching again; nothing is missing: {len(fetched)} windows of the meantime come from the store")
+            elif stored and wanted.nodes:
+                await _tell_unknown(client, wanted.nodes, tell)
             elif again:
                 tell("watching again; what the agent cut meanwhile is missing here, not at the collector")
             for window in fetched:
@@ -46,6 +49,13 @@ async def follow(
                     shown.add(item)
                     yield item
         again = True
+
+
+async def _tell_unknown(client: ProbeClient, nodes: Sequence[str], tell: Callable[[str], None]) -> None:
+    """Say which nodes nobody knows: one may come later, but who mistyped its name would wait for ever."""
+    known = {status.endpoint.node for status in await client.list_nodes()}
+    if unknown := sorted({*nodes} - known):
+        tell(f"waiting: no node {', '.join(unknown)} is known; known are {', '.join(sorted(known)) or 'none'}")
 
 
 class _Shown:

@@ -183,7 +183,7 @@ def test_runs_that_a_collector_still_has_are_fetched(snapshot, capsys, monkeypat
             yield held[run_id]
 
     monkeypatch.setattr(Connection, "client", lambda *_: Collector())
-    (tmp_path / "file").write_text("x")
+    (tmp_path / "file").write_text("-----BEGIN CERTIFICATE-----")
     where = ["--collector", "h:1", "--ca-file", str(tmp_path / "file"), "--token-file", str(tmp_path / "file")]
     assert main(["compare", "a1", "b2", "-o", "json", *where]) == 1
     assert asked == ["a1", "b2"]

@@ -35,7 +35,7 @@ class Collector:
 @pytest.fixture
 def cvmprobe(tmp_path, monkeypatch):
     for name in ("ca", "token"):
-        (tmp_path / name).write_text(name)
+        (tmp_path / name).write_text("-----BEGIN CERTIFICATE-----")
     monkeypatch.setattr(endpoint.Connection, "client", lambda *_: Collector())
     flags = ["--collector", "h:1", "--ca-file", str(tmp_path / "ca"), "--token-file", str(tmp_path / "token")]
     return lambda line: main([*line.split(), *flags])

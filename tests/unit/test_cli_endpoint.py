@@ -14,6 +14,8 @@ from cvmprobe.cli.find import Where, find
 from cvmprobe.errors import UnreachableError, UsageError
 from cvmprobe.wire.identity import Access
 
+PEM = "-----BEGIN CERTIFICATE-----"
+
 
 @pytest.fixture(autouse=True)
 def runtime(tmp_path, monkeypatch):
@@ -95,10 +97,17 @@ def test_looking_makes_nothing(tmp_path, runtime):
 
 
 def test_flags_name_another_collector(tmp_path):
-    (tmp_path / "ca").write_text("pem")
+    (tmp_path / "ca").write_text(PEM)
     (tmp_path / "token").write_text("secret\n")
     told = given_connection("[::1]:7443", tmp_path / "ca", tmp_path / "token")
-    assert (told.address, told.server_name, told.ca_pem, told.token) == ("[::1]:7443", "::1", "pem", "secret")
+    assert (told.address, told.server_name, told.ca_pem, told.token) == ("[::1]:7443", "::1", PEM, "secret")
+
+
+def test_a_ca_file_without_a_certificate_is_named(tmp_path):
+    for name in ("ca", "token"):
+        (tmp_path / name).write_text("secret\n")
+    with pytest.raises(UsageError, match=r"^--ca-file .*/ca holds no certificate; give the PEM file"):
+        given_connection("localhost:7443", tmp_path / "ca", tmp_path / "token")
 
 
 def test_the_runtime_directory_of_somebody_else_is_not_used(tmp_path, monkeypatch):
@@ -111,8 +120,8 @@ def test_the_runtime_directory_of_somebody_else_is_not_used(tmp_path, monkeypatc
 
 
 def test_flags_go_before_a_local_run_and_a_local_run_before_the_kubeconfig(runtime, tmp_path, monkeypatch, capsys):
-    for name in ("ca", "token"):
-        (tmp_path / name).write_text(name)
+    for name, text in (("ca", PEM), ("token", "token")):
+        (tmp_path / name).write_text(text)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
     assert isinstance(found(), ClusterWay)
     local = living_run(runtime)

@@ -124,7 +124,7 @@ def collector(tmp_path, monkeypatch):
     fake = Collector()
     monkeypatch.chdir(tmp_path)
     for name in ("ca", "token"):
-        (tmp_path / f"{name}.file").write_text(name)
+        (tmp_path / f"{name}.file").write_text("-----BEGIN CERTIFICATE-----")
 
     def client(connection, address=None, server_name=None):
         fake.dialled = address or connection.address, server_name

@@ -72,9 +72,10 @@ def given_connection(address: str, ca_file: Path | None, token_file: Path | None
         raise UsageError(f"--collector {address!r} is not HOST:PORT, as in 127.0.0.1:7443")
     if ca_file is None or token_file is None:
         raise UsageError(f"--collector {address} also needs --ca-file and --token-file")
-    return Connection(
-        address=address, server_name=host.strip("[]"), ca_pem=_read(ca_file), token=_read(token_file).strip()
-    )
+    ca_pem = _read(ca_file)
+    if "-----BEGIN CERTIFICATE-----" not in ca_pem:
+        raise UsageError(f"--ca-file {ca_file} holds no certificate; give the PEM file of the collector's CA")
+    return Connection(address=address, server_name=host.strip("[]"), ca_pem=ca_pem, token=_read(token_file).strip())
 
 
 def local_connection() -> Connection:

@@ -16,7 +16,7 @@ from cvmprobe.model.window import Probe
 
 __all__ = ["Budget", "affordable"]
 
-_log: Final = logging.getLogger(__name__)
+_LOG: Final = logging.getLogger(__name__)
 _FREE: Final = frozenset({Probe.COMPUTE, Probe.API})  # they move no payload and write no volume
 
 
@@ -80,7 +80,7 @@ class Budget:
             aside.write_bytes(msgspec.json.encode(self._ledger))
             aside.replace(self._path)
         except OSError as error:
-            _log.warning("what was spent is recorded in memory only: %s: %s", self._path, error.strerror)
+            _LOG.warning("what was spent is recorded in memory only: %s: %s", self._path, error.strerror)
 
 
 def affordable(probes: Sequence[LightProbe], operations_per_s: int) -> tuple[list[LightProbe], dict[str, str]]:

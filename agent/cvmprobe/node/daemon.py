@@ -38,7 +38,7 @@ from cvmprobe.wire.uplink import Uplink
 
 __all__ = ["Daemon", "run"]
 
-_log: Final = logging.getLogger(__name__)
+_LOG: Final = logging.getLogger(__name__)
 _TICK_S: Final = 0.25
 _STOP_S: Final = 3.0  # for all probes to end
 _PATIENCE_S: Final = 30.0  # for one leftover, while the present start waits
@@ -88,7 +88,7 @@ class Daemon:
         attached = asyncio.create_task(self._stay_attached(), name="uplink")
         stopping = asyncio.create_task(stop.wait(), name="stop")
         serving = asyncio.create_task(self._service.run(), name="service") if self._service else stopping
-        _log.info("agent started endpoint=%s start=%s", self._hello.endpoint, self._hello.start_id)
+        _LOG.info("agent started endpoint=%s start=%s", self._hello.endpoint, self._hello.start_id)
         try:
             await asyncio.wait({ticking, attached, stopping}, return_when=asyncio.FIRST_COMPLETED)
             await self._drain(attached)
@@ -135,10 +135,10 @@ class Daemon:
                 leftover.close()
                 raise
             if delivered:
-                _log.info("leftover delivered start=%s", start)
+                _LOG.info("leftover delivered start=%s", start)
                 leftover.remove()
             else:
-                _log.warning("leftover kept start=%s: %s", start, uplink.trouble or "not acknowledged in time")
+                _LOG.warning("leftover kept start=%s: %s", start, uplink.trouble or "not acknowledged in time")
                 leftover.close()
                 left = True
         self._delivering = False
@@ -163,9 +163,9 @@ class Daemon:
         delivered = attached.done() and not attached.cancelled() and attached.exception() is None
         attached.cancel()
         if delivered:
-            _log.info("agent ended, all of %d batches acknowledged", self._outbox.last_seq)
+            _LOG.info("agent ended, all of %d batches acknowledged", self._outbox.last_seq)
         else:
-            _log.warning("agent ended, %d batches wait in %s", self._outbox.pending, self._spools)
+            _LOG.warning("agent ended, %d batches wait in %s", self._outbox.pending, self._spools)
         self._outbox.close(delivered=delivered)
 
     def _receive(self, message: CollectorMessage) -> None:

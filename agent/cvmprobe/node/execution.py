@@ -12,7 +12,7 @@ from cvmprobe.probes.execution import Execution, Setup
 
 __all__ = ["Outcome", "Post", "Prepare", "Running", "spoiled"]
 
-_log: Final = logging.getLogger(__name__)
+_LOG: Final = logging.getLogger(__name__)
 
 Post = Callable[[Callable[[], None]], object]
 """Hands a call over to the event loop, from any thread."""
@@ -76,7 +76,7 @@ class Running:
         except ProbeError as error:
             outcome = Outcome(spoiled(self.seen), error=str(error))
         except Exception as error:  # noqa: BLE001 - whatever a probe does, the agent goes on
-            _log.exception("probe failed unexpectedly probe=%s", self.instance.probe)
+            _LOG.exception("probe failed unexpectedly probe=%s", self.instance.probe)
             outcome = Outcome(spoiled(self.seen), error=f"{self.instance.probe}: {type(error).__name__}: {error}")
         self._post(lambda: self._on_end(outcome))
 

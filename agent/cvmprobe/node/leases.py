@@ -30,7 +30,7 @@ from cvmprobe.probes.execution import Setup
 
 __all__ = ["Leases"]
 
-_log: Final = logging.getLogger(__name__)
+_LOG: Final = logging.getLogger(__name__)
 _SILENCE_S: Final = 10.0  # without a word of the collector, leases end
 _PAUSE_S: Final = 1.0  # how long light probes may take to pause
 _STOP_S: Final = 10.0  # how long a probe may take to end when told to
@@ -119,10 +119,10 @@ class Leases:
             self._check(lease)
             self._budget.charge(lease)
         except UsageError as error:
-            _log.warning("lease refused lease=%s: %s", lease.lease_id, error)
+            _LOG.warning("lease refused lease=%s: %s", lease.lease_id, error)
             self._report(lease, LeaseState.FAILED, detail=str(error))
             return
-        _log.info("lease granted lease=%s side=%s probe=%s", lease.lease_id, lease.side, lease.probe)
+        _LOG.info("lease granted lease=%s side=%s probe=%s", lease.lease_id, lease.side, lease.probe)
         self._held[lease.lease_id, lease.side] = _Held(lease, self._clock())
         self._outbox.quiet = True
         self._light.pause()
@@ -259,7 +259,7 @@ class Leases:
     def _give_up(self, held: _Held) -> None:
         """Let go of a probe that did not stop when it was told to; what it showed so far is all there will be."""
         seen = held.running.seen if held.running is not None else []
-        _log.error("probe does not stop lease=%s probe=%s", held.lease.lease_id, held.lease.probe)
+        _LOG.error("probe does not stop lease=%s probe=%s", held.lease.lease_id, held.lease.probe)
         self._ended(held, Outcome(spoiled(seen), error="it did not stop when it was told to"))
 
     def _ended(self, held: _Held, outcome: Outcome) -> None:
@@ -317,7 +317,7 @@ class Leases:
         while len(self._last) > _REMEMBERED:
             self._last.popitem(last=False)
         if state.ended:
-            _log.info("lease ended lease=%s side=%s state=%s: %s", lease.lease_id, lease.side, state, detail or "well")
+            _LOG.info("lease ended lease=%s side=%s state=%s: %s", lease.lease_id, lease.side, state, detail or "well")
         self._outbox.report(report, behind_samples=state is LeaseState.DONE)
 
 

@@ -16,7 +16,7 @@ from cvmprobe.node.spool import DAMAGED, SUFFIX, Spool, SpoolError, files, remov
 
 __all__ = ["Attachment", "Leftover", "deliver", "leftovers"]
 
-_log: Final = logging.getLogger(__name__)
+_LOG: Final = logging.getLogger(__name__)
 
 
 class Attachment(Protocol):
@@ -57,7 +57,7 @@ class Leftover:
         try:
             row = self._spool.after(seq)
         except SpoolError as error:
-            _log.warning("leftover start=%s: %s", self.hello.start_id, error)
+            _LOG.warning("leftover start=%s: %s", self.hello.start_id, error)
             self._damaged = True
             row = None
         following = last + 1 if row is None else row.seq
@@ -120,7 +120,7 @@ def leftovers(directory: Path, own: str, max_bytes: int, unpack: Callable[[bytes
             continue
         held += _size(path)
         if held > max_bytes:
-            _log.warning("leftover start=%s deleted: the spools of ended starts exceed %d bytes", path.stem, max_bytes)
+            _LOG.warning("leftover start=%s deleted: the spools of ended starts exceed %d bytes", path.stem, max_bytes)
             remove(path)
             continue
         leftover = _open(path, max_bytes, unpack)
@@ -133,10 +133,10 @@ def _open(path: Path, max_bytes: int, unpack: Callable[[bytes], Batch]) -> Lefto
         spool = Spool(path, max_bytes)
     except SpoolError as error:
         if error.damaged:
-            _log.warning("leftover start=%s set aside: %s", path.stem, error)
+            _LOG.warning("leftover start=%s set aside: %s", path.stem, error)
             set_aside(path)
         elif not error.busy:
-            _log.warning("leftover start=%s left alone: %s", path.stem, error)
+            _LOG.warning("leftover start=%s left alone: %s", path.stem, error)
         return None
     try:
         if spool.last_seq == spool.acked and not spool.ended:
@@ -145,9 +145,9 @@ def _open(path: Path, max_bytes: int, unpack: Callable[[bytes], Batch]) -> Lefto
         hello = spool.hello
         if hello is not None and hello.start_id == path.stem:
             return Leftover(spool, hello, unpack)
-        _log.warning("leftover start=%s set aside: it does not say whose it is", path.stem)
+        _LOG.warning("leftover start=%s set aside: it does not say whose it is", path.stem)
     except SpoolError as error:
-        _log.warning("leftover start=%s set aside: %s", path.stem, error)
+        _LOG.warning("leftover start=%s set aside: %s", path.stem, error)
     spool.quarantine()
     return None
 

@@ -16,7 +16,7 @@ from cvmprobe.probes.execution import Setup
 
 __all__ = ["Doorkeeper", "LightProbes"]
 
-_log: Final = logging.getLogger(__name__)
+_LOG: Final = logging.getLogger(__name__)
 _BYTES_PER_S: Final = 125_000  # 1 Mbit/s: more is not light
 _RETRY_LIMIT_S: Final = 60.0
 
@@ -94,7 +94,7 @@ class LightProbes:
         self._admit(plan)
         accepted, refused = affordable(plan.probes, self._operations_per_s)
         for probe_id, reason in refused.items():
-            _log.warning("light probe refused probe=%s: budget light_operations_per_s: %s", probe_id, reason)
+            _LOG.warning("light probe refused probe=%s: budget light_operations_per_s: %s", probe_id, reason)
         wanted = {probe.probe_id: probe for probe in accepted}
         for kept in self._kept:
             kept.wanted = wanted.get(kept.probe.probe_id) == kept.probe
@@ -184,7 +184,7 @@ class LightProbes:
             delay_s = min(_RETRY_LIMIT_S, 2.0**kept.failures) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
             kept.retry_at = self._clock() + delay_s
             why = outcome.error or "it ended by itself"
-            _log.warning("light probe failed target=%s retry_s=%.1f: %s", kept.probe.target, delay_s, why)
+            _LOG.warning("light probe failed target=%s retry_s=%.1f: %s", kept.probe.target, delay_s, why)
         self.tick()
         if self.idle:
             self.on_idle()
@@ -204,7 +204,7 @@ class LightProbes:
                     max_bytes=self._max_bytes,
                 )
             except (ProbeError, ValueError) as error:
-                _log.warning("light probe not admitted probe=%s: %s", admission.probe_id, error)
+                _LOG.warning("light probe not admitted probe=%s: %s", admission.probe_id, error)
             else:
                 admitted.add(admission.probe_id)
         self._admitted = frozenset(admitted)

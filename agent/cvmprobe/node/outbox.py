@@ -23,7 +23,7 @@ from cvmprobe.node.spool import Row, Spool, SpoolError
 
 __all__ = ["Outbox"]
 
-_log: Final = logging.getLogger(__name__)
+_LOG: Final = logging.getLogger(__name__)
 _BATCH_BYTES: Final = 256 << 10
 _SAMPLES_PER_TURN: Final = 8 << 20  # bytes offered between two turns, so that windows are not kept waiting
 _RETRY_S: Final = 60.0  # how long a disk that refused is left alone
@@ -114,7 +114,7 @@ class Outbox:
         for block in blocks:
             size = len(block.rows)
             if self._held_sample_bytes + size > self._sample_bytes:
-                _log.warning("raw samples shed assignment=%s bytes=%d", block.instance.assignment_id, size)
+                _LOG.warning("raw samples shed assignment=%s bytes=%d", block.instance.assignment_id, size)
                 self._samples.append(replace(block, rows=b"", lost=block.lost + size // _ROW_BYTES))
             else:
                 self._held_sample_bytes += size
@@ -239,7 +239,7 @@ class Outbox:
 
     def _disk_refused(self, error: SpoolError) -> None:
         """Write to memory for a while. What lies on the disk is still read from there, unless it is damaged."""
-        _log.warning("spooling in memory: %s", error)
+        _LOG.warning("spooling in memory: %s", error)
         self._retry_at = self._clock() + _RETRY_S
         if self._disk is None or not error.damaged:
             return
@@ -253,7 +253,7 @@ class Outbox:
         if not numbers:
             return
         first, last = numbers[0], numbers[-1]
-        _log.warning("batches given up count=%d first=%d last=%d: %s", len(numbers), first, last, reason)
+        _LOG.warning("batches given up count=%d first=%d last=%d: %s", len(numbers), first, last, reason)
         self.lost += len(numbers)
         if self._given_up and self._given_up[-1][1:] == (first - 1, reason):
             first, _, _ = self._given_up.pop()

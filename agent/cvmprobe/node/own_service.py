@@ -15,7 +15,7 @@ from cvmprobe.wire.tls import ServerTls
 
 __all__ = ["OwnService", "authenticator"]
 
-_log: Final = logging.getLogger(__name__)
+_LOG: Final = logging.getLogger(__name__)
 _HOST: Final = "127.0.0.1"
 _VIEWER: Final = Principal("viewer", Access.VIEWER)
 
@@ -48,10 +48,10 @@ class OwnService:
             await self._certified.wait()
             self._place.close()
             async with serve(f"{_HOST}:{self.port}", self._certificate, self._authenticator, probe=self._live):
-                _log.info("own service port=%d", self.port)
+                _LOG.info("own service port=%d", self.port)
                 await asyncio.Event().wait()
         except ProbeError as error:
-            _log.warning("own service not served: %s", error)
+            _LOG.warning("own service not served: %s", error)
         finally:
             self._place.close()
 

@@ -67,7 +67,7 @@ NOT_THE_FILE = (
     "Input/output error",
 )
 
-log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 
 class _UnreadableError(Exception):
@@ -90,7 +90,7 @@ def open_database(path: Path) -> tuple[Connection, str]:
         return _open(path), ""
     except _UnreadableError as error:
         notice = _put_aside(path, str(error))
-        log.warning("%s", notice)
+        _LOG.warning("%s", notice)
     try:
         return _open(path), notice
     except _UnreadableError as error:

@@ -16,7 +16,7 @@ from cvmprobe.wire.identity import Principal
 
 __all__ = ["IngestService"]
 
-logger = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 _HELLO_S = 10.0  # how long a caller may keep silent before it says who it is
 _OUTBOUND_CAP = 1024  # messages an agent may leave unread before it counts as gone
@@ -43,7 +43,7 @@ class IngestService(IngestServiceServicer):
         principal = _admitted(hello)
         start = (str(hello.endpoint), hello.boot_id, hello.start_id)
         while (older := self._in_the_way(start)) is not None:
-            logger.info("%s attached anew; its older attachment ends", hello.endpoint)
+            _LOG.info("%s attached anew; its older attachment ends", hello.endpoint)
             older.cancel()
             await asyncio.wait({older})
         attachment = _Attachment(hello, requests, self._asides.get(start, 0))
@@ -149,7 +149,7 @@ class _Attachment:
         self._over = True
         self._refusal = reason
         self._outbound.put_nowait(None)
-        logger.warning("attachment of %s ends: %s", self._hello.endpoint, reason)
+        _LOG.warning("attachment of %s ends: %s", self._hello.endpoint, reason)
 
     async def _messages(self) -> AsyncIterator[AgentMessage]:
         async for request in self._requests:
@@ -178,5 +178,5 @@ class _Attachment:
         if message is None:
             self._unreadable += 1
             if self._unreadable == 1:
-                logger.warning("%s sent what cannot be read, and it is dropped: %s", self._hello.endpoint, reason)
+                _LOG.warning("%s sent what cannot be read, and it is dropped: %s", self._hello.endpoint, reason)
         return message

@@ -28,7 +28,7 @@ from cvmprobe.wire.handler import LiveHandler, ProbeHandler
 
 __all__ = ["ProbeService"]
 
-logger = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 _PAGE_ENTRIES = 1000
 _PAGE_BYTES = 1 << 20
@@ -173,7 +173,7 @@ def _countable(summaries: Iterable[Summary]) -> Iterator[wire.Summary]:
         try:
             yield encode_summary(summary)
         except ValueError:
-            logger.warning("%s of %s is left out: its sum has over 64 bits", summary.metric, summary.source)
+            _LOG.warning("%s of %s is left out: its sum has over 64 bits", summary.metric, summary.source)
 
 
 def _suite(suite: str) -> str:

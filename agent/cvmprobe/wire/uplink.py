@@ -26,7 +26,7 @@ from cvmprobe.wire.tls import ClientTls
 
 __all__ = ["Outbox", "Uplink"]
 
-logger = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 _FIRST_DELAY_S = 0.2
 _LAST_DELAY_S = 10.0
@@ -127,14 +127,14 @@ class Uplink:
             try:
                 await self._attach()
             except _ReplacedError:
-                logger.info("the token was replaced: attaching anew")
+                _LOG.info("the token was replaced: attaching anew")
                 continue
             except (ProbeError, OSError) as error:
                 trouble = str(error)
             else:
                 return
             if trouble != self._trouble:
-                logger.warning("not attached: %s", trouble)
+                _LOG.warning("not attached: %s", trouble)
                 self._trouble = trouble
             if time.monotonic() - began > delay_s:
                 delay_s = _FIRST_DELAY_S
@@ -212,7 +212,7 @@ class Uplink:
             except WireError as error:
                 if not self._attached:
                     raise
-                logger.warning("%s sent what cannot be read, and it is passed over: %s", self._collector, error)
+                _LOG.warning("%s sent what cannot be read, and it is passed over: %s", self._collector, error)
                 continue
             if message is not None:
                 return message
@@ -253,7 +253,7 @@ class Uplink:
                 return [_fitting(encode_agent_message(thing))]
             return [self._kept(part) for part in (_parts(thing) if isinstance(thing, SampleBlock) else (thing,))]
         except WireError as error:
-            logger.warning("%s is dropped: %s", type(thing).__name__, error)
+            _LOG.warning("%s is dropped: %s", type(thing).__name__, error)
             return []
 
     def _kept(self, message: LeaseReport | SampleBlock) -> wire.AttachRequest:
@@ -271,7 +271,7 @@ def _numbered(message: Batch | Loss) -> wire.AttachRequest:
     except WireError as error:
         if isinstance(message, Loss):
             raise
-        logger.warning("batch %d is lost: %s", message.seq, error)
+        _LOG.warning("batch %d is lost: %s", message.seq, error)
         return encode_agent_message(Loss(message.seq, message.seq, f"the agent cannot send it: {error}"))
 
 

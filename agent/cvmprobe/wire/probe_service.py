@@ -36,6 +36,7 @@ _QUERY_BYTES = 256 << 10
 
 T = TypeVar("T")
 M = TypeVar("M")
+R = TypeVar("R")
 
 
 class _Sized(Protocol):
@@ -79,12 +80,12 @@ class ProbeService(ProbeServiceServicer):
     @streamed
     def WatchWindows(self, request: wire.WatchWindowsRequest) -> AsyncGenerator[wire.WatchWindowsResponse, None]:
         """Stream windows as they are cut, from this call on: the caller is let in, and told so, after it."""
-        return _windows(self._live.watch_windows(_asked(decode_selection, request.selection)))
+        return _encoded(self._live.watch_windows(_asked(decode_selection, request.selection)), _window_or_missed)
 
     @streamed
     def WatchSamples(self, request: wire.WatchSamplesRequest) -> AsyncGenerator[wire.WatchSamplesResponse, None]:
         """Stream raw samples as they arrive, from this call on."""
-        return _blocks(self._live.watch_samples(_asked(decode_selection, request.selection)))
+        return _encoded(self._live.watch_samples(_asked(decode_selection, request.selection)), _samples_or_missed)
 
     @streamed
     async def QueryWindows(self, request: wire.QueryWindowsRequest) -> AsyncGenerator[wire.QueryWindowsResponse, None]:
@@ -220,19 +221,20 @@ async def _closed(items: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
             await close()
 
 
-async def _windows(watched: AsyncIterator[Window | Missed]) -> AsyncGenerator[wire.WatchWindowsResponse, None]:
-    async with _closed(watched) as windows:
-        async for window in windows:
-            if isinstance(window, Missed):
-                yield wire.WatchWindowsResponse(missed=encode_missed(window))
-            else:
-                yield wire.WatchWindowsResponse(window=encode_window(window))
+async def _encoded(watched: AsyncIterator[T | Missed], encode: Callable[[T | Missed], R]) -> AsyncGenerator[R, None]:
+    """Yield what a watcher is told, until the call ends."""
+    async with _closed(watched) as items:
+        async for item in items:
+            yield encode(item)
 
 
-async def _blocks(watched: AsyncIterator[SampleBlock | Missed]) -> AsyncGenerator[wire.WatchSamplesResponse, None]:
-    async with _closed(watched) as blocks:
-        async for block in blocks:
-            if isinstance(block, Missed):
-                yield wire.WatchSamplesResponse(missed=encode_missed(block))
-            else:
-                yield wire.WatchSamplesResponse(samples=encode_samples(block))
+def _window_or_missed(item: Window | Missed) -> wire.WatchWindowsResponse:
+    if isinstance(item, Missed):
+        return wire.WatchWindowsResponse(missed=encode_missed(item))
+    return wire.WatchWindowsResponse(window=encode_window(item))
+
+
+def _samples_or_missed(item: SampleBlock | Missed) -> wire.WatchSamplesResponse:
+    if isinstance(item, Missed):
+        return wire.WatchSamplesResponse(missed=encode_missed(item))
+    return wire.WatchSamplesResponse(samples=encode_samples(item))

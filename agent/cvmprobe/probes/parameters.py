@@ -73,7 +73,10 @@ def stream_options(setup: Setup, parameters: msgspec.Struct) -> dict[str, Any]:
 
 
 def _options(parameters: msgspec.Struct) -> dict[str, Any]:
-    """Probe and engine have the same names; a warm-up is a matter of the windows."""
+    """Return all but the warm-up, which is a matter of the windows. Probe and engine have the same names.
+
+    ``Any``, since each option has a type of its own; the engine refuses what it does not know.
+    """
     options = msgspec.structs.asdict(parameters)
     del options["omit_ms"]
     return options
